@@ -1,0 +1,102 @@
+"""Tables of the queue: jobs and everything that happened to them."""
+
+import enum
+from datetime import datetime
+
+from sqlalchemy import Enum, Float, ForeignKey, Index, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from storage.schema.base import Base, JsonDict, Owned, now
+
+
+class JobStatus(enum.StrEnum):
+    """The states of a job."""
+
+    QUEUED = "queued"  # waits for its turn, for the first time or again
+    RUNNING = "running"  # one attempt holds its lease
+    PAUSED = "paused"  # keeps its checkpoint and waits to be resumed
+    SUCCEEDED = "succeeded"  # its prefix is published
+    FAILED = "failed"  # ended with an error that a person can read
+    CANCELLED = "cancelled"  # discarded by its user
+
+
+class StopRequest(enum.StrEnum):
+    """What a user asked of a running job; its trainer reads it between steps."""
+
+    KEEP = "keep"  # end now, publish the best prefix so far
+    DISCARD = "discard"  # end now, keep nothing
+    PAUSE = "pause"  # checkpoint, free the device
+
+
+class Job(Owned, Base):
+    """A training that was asked for. The database is the truth about it.
+
+    `attempt` is the fencing token: every write of a trainer names the attempt that it runs, and changes nothing once
+    another attempt has begun.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_status_priority_position", "status", "priority", "position"),)
+
+    name: Mapped[str] = mapped_column(String(80))
+    status: Mapped[JobStatus] = mapped_column(Enum(JobStatus, native_enum=False, length=16), default=JobStatus.QUEUED)
+    priority: Mapped[int] = mapped_column(default=0)
+    position: Mapped[float] = mapped_column(Float)
+    dataset_version_id: Mapped[str | None] = mapped_column(
+        ForeignKey("dataset_versions.id", ondelete="SET NULL"), index=True
+    )
+    base_model_id: Mapped[str] = mapped_column(ForeignKey("base_models.id", ondelete="RESTRICT"), index=True)
+    base_model: Mapped[str] = mapped_column(String(200))
+    method: Mapped[str] = mapped_column(String(40))
+    recipe: Mapped[JsonDict]
+    rendering: Mapped[JsonDict]
+
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_holder: Mapped[str | None] = mapped_column(String(80))
+    lease_expires_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    stop_request: Mapped[StopRequest | None] = mapped_column(Enum(StopRequest, native_enum=False, length=16))
+
+    step: Mapped[int] = mapped_column(default=0)
+    max_steps: Mapped[int] = mapped_column(default=0)
+    stage: Mapped[str] = mapped_column(String(120), default="")
+    metrics: Mapped[JsonDict] = mapped_column(default=dict)
+    eta_s: Mapped[float | None]
+    stopped_early: Mapped[bool] = mapped_column(default=False)
+    error: Mapped[JsonDict | None]
+    prefix_id: Mapped[str | None] = mapped_column(String(16))
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class JobEvent(Base):
+    """One thing that happened to a job, in order; the page and REST replay them after a reload.
+
+    `kind` is `state`, `step`, `evaluated`, `samples` or `log`; `data` is what it carries.
+    """
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_job_id_id", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    attempt: Mapped[int]
+    kind: Mapped[str] = mapped_column(String(16))
+    step: Mapped[int | None]
+    data: Mapped[JsonDict]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Checkpoint(Base):
+    """A complete checkpoint of a job: the folder is whole before this row is written."""
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    attempt: Mapped[int]
+    step: Mapped[int]
+    path: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,103 @@
+"""The settings of one training, checked; knows no torch, so that the page may read it."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from worker.engine.errors import InvalidRecipeError
+
+Method = Literal["prefix-tuning", "prompt-tuning"]
+Initialisation = Literal["text", "random"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+RANGES: dict[str, tuple[float, float]] = {
+    "num_virtual_tokens": (1, 4096),
+    "learning_rate": (1e-6, 10.0),
+    "max_steps": (1, 100_000),
+    "batch_size": (1, 1024),
+    "warmup_fraction": (0.0, 0.9),
+    "weight_decay": (0.0, 1.0),
+    "max_grad_norm": (0.0, 1000.0),
+    "eval_every": (1, 100_000),
+    "seed": (0, 2**31 - 1),
+}
+"""Lowest and highest value of each number."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a prefix is trained. A field that is None is chosen from the task by `worker.engine.automatic`.
+
+    Attributes:
+        method: Key/value vectors in every layer, or vectors at the input layer only.
+        num_virtual_tokens: Length P of the prefix in tokens.
+        init: Start from the K/V of the instruction and the first examples, or from random numbers.
+        learning_rate: Peak rate of AdamW.
+        max_steps: Number of updates.
+        batch_size: Rows per update.
+        warmup_fraction: Share of the steps in which the rate rises to its peak; a cosine to zero follows.
+        weight_decay: Decoupled decay of AdamW.
+        max_grad_norm: Norm to which the gradient is clipped; 0 leaves it as it is.
+        eval_every: Steps between two looks at the validation rows.
+        seed: Seed of the order of rows and of random numbers.
+        precision: Number format of the frozen base; the prefix itself is always fp32.
+
+    Raises:
+        InvalidRecipeError: A value is outside `RANGES` or not of its kind.
+    """
+
+    method: Method = "prefix-tuning"
+    num_virtual_tokens: int | None = None
+    init: Initialisation = "text"
+    learning_rate: float | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    warmup_fraction: float = 0.06
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    eval_every: int | None = None
+    seed: int = 0
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("method", self.method, get_args(Method))
+        _check_choice("init", self.init, get_args(Initialisation))
+        _check_choice("precision", self.precision, get_args(Precision))
+        for name, (low, high) in RANGES.items():
+            _check_number(name, getattr(self, name), low, high)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """Reads settings that came from outside.
+
+        Raises:
+            InvalidRecipeError: A name is unknown, or a value is refused.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InvalidRecipeError(f"The recipe has no setting {unknown[0]!r}; it knows {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidRecipeError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
+
+
+INTEGERS = {"num_virtual_tokens", "max_steps", "batch_size", "eval_every", "seed"}
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if value is None:
+        return
+    kinds: tuple[type, ...] = (int,) if name in INTEGERS else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        kind = "a whole number" if name in INTEGERS else "a number"
+        raise InvalidRecipeError(f"{name} is {value!r}; expected {kind} from {low:g} to {high:g}.")
+    if not low <= value <= high:
+        raise InvalidRecipeError(f"{name} is {value:g}; expected {low:g} to {high:g}.")
