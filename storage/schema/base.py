@@ -29,11 +29,13 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turns a moment into UTC on its way in."""
         if value is not None and value.tzinfo is None:
             raise ValueError(f"{value!r} has no time zone; expected one in UTC")
         return value if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Gives the time zone back on the way out."""
         return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
 
 

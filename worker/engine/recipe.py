@@ -92,11 +92,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 INTEGERS = {"num_virtual_tokens", "max_steps", "batch_size", "eval_every", "seed"}
 
 
-def _check_number(name: str, value: object, low: float, high: float) -> None:
+def _check_number(name: str, value: Any, low: float, high: float) -> None:
     if value is None:
         return
-    kinds: tuple[type, ...] = (int,) if name in INTEGERS else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+    is_number = isinstance(value, int if name in INTEGERS else (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
         kind = "a whole number" if name in INTEGERS else "a number"
         raise InvalidRecipeError(f"{name} is {value!r}; expected {kind} from {low:g} to {high:g}.")
     if not low <= value <= high:
