@@ -1,0 +1,217 @@
+"""Which families of models can take a prefix, and their measurements, read from config.json alone; knows no torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worker.engine.errors import UnsupportedModelError
+
+SUPPORTED_FAMILIES: dict[str, str] = {
+    "llama": "Llama and SmolLM",
+    "mistral": "Mistral",
+    "qwen2": "Qwen 2",
+    "qwen3": "Qwen 3",
+    "qwen3_moe": "Qwen 3 MoE",
+    "smollm3": "SmolLM 3",
+    "phi": "Phi",
+    "phi3": "Phi 3",
+    "gemma": "Gemma",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (text)",
+    "gpt2": "GPT-2",
+    "gpt_neox": "GPT-NeoX and Pythia",
+    "opt": "OPT",
+    "olmo2": "OLMo 2",
+    "granite": "Granite",
+    "cohere2": "Command R7B",
+    "starcoder2": "StarCoder 2",
+    "gpt_oss": "gpt-oss",
+    "gpt_bigcode": "StarCoder",
+}
+"""`model_type` to the name people know; each gives the same logits with a prefix as PEFT does."""
+
+OTHER_ATTENTION = {"bloom", "mpt", "falcon", "gptj", "gpt_neo", "codegen", "deberta_v2"}
+"""Families whose attention does not go through transformers' interface, so that no prefix can be put in front."""
+
+ENCODERS = {"bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "albert"}
+
+LEARNED_POSITIONS = {"gpt2", "opt", "gpt_bigcode"}
+"""Families with a table of position vectors: a prefix of P tokens takes P of its rows."""
+
+CONFIG_NAMES: dict[str, tuple[str, ...]] = {
+    "num_layers": ("num_hidden_layers", "n_layer"),
+    "num_heads": ("num_attention_heads", "n_head"),
+    "hidden_size": ("hidden_size", "n_embd"),
+    "vocab_size": ("vocab_size",),
+    "context_length": ("max_position_embeddings", "n_positions"),
+}
+"""Our name of a measurement to its names in config.json."""
+
+CLASS_DEFAULTS: dict[str, dict[str, int]] = {
+    "mistral": {"num_key_value_heads": 8},
+    "qwen3": {"head_dim": 128},
+    "qwen3_moe": {"num_key_value_heads": 4},
+    "gemma": {"head_dim": 256},
+    "gemma2": {"head_dim": 256, "num_key_value_heads": 4},
+    "gemma3_text": {"head_dim": 256, "num_key_value_heads": 4},
+    "gpt_oss": {"head_dim": 64, "num_key_value_heads": 8},
+    "starcoder2": {"num_key_value_heads": 2},
+}
+"""What transformers assumes where a config.json leaves a number out; everything else follows from the heads."""
+
+MAX_MEASUREMENT = 10_000_000
+"""No measurement of a real model comes near it; guards arithmetic against a made-up config."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The measurements of a base model that a prefix depends on.
+
+    Attributes:
+        num_layers: Decoder layers L.
+        num_kv_heads: Key/value heads H_kv of a layer.
+        head_dim: Width D of a head.
+        hidden_size: Width of the residual stream, and of an input vector.
+        vocab_size: Entries of the vocabulary.
+        context_length: Positions that the model takes, prefix included.
+        learned_positions: Whether positions are vectors in a table, so that the context is a hard limit.
+        num_heads: Query heads of a layer.
+        intermediate_size: Width of the feed-forward block (of all active experts together).
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    learned_positions: bool = False
+    num_heads: int = 1
+    intermediate_size: int = 0
+
+    def prefix_parameters(self, method: str, num_virtual_tokens: int) -> int:
+        """How many numbers a prefix of that length holds.
+
+        Args:
+            method: `prefix-tuning` (keys and values in every layer) or `prompt-tuning` (input vectors).
+            num_virtual_tokens: Its length P in tokens.
+        """
+        if method == "prompt-tuning":
+            return num_virtual_tokens * self.hidden_size
+        return num_virtual_tokens * self.num_layers * 2 * self.num_kv_heads * self.head_dim
+
+
+def check_family(config: Mapping[str, Any]) -> None:
+    """Refuses a model that cannot take a prefix, or that would need its own code.
+
+    Args:
+        config: The content of config.json.
+
+    Raises:
+        UnsupportedModelError: With the reason and the families that work.
+    """
+    family = str(config.get("model_type") or "")
+    if config.get("auto_map"):
+        raise UnsupportedModelError(
+            "This model brings its own program code (auto_map in config.json), which is never run here. "
+            "Choose a model of a family that transformers knows by itself."
+        )
+    if config.get("is_encoder_decoder"):
+        raise UnsupportedModelError(_refusal(family, "reads with an encoder and writes with a decoder"))
+    if family not in SUPPORTED_FAMILIES:
+        raise UnsupportedModelError(_refusal(family, _reason(family)))
+    if config.get("quantization_config"):
+        raise UnsupportedModelError(
+            "The weights of this model are stored quantised, which is not supported. "
+            "Choose the same model in float16, bfloat16 or float32."
+        )
+    _check_head(config)
+
+
+def geometry(config: Mapping[str, Any]) -> Geometry:
+    """Reads the measurements of a model.
+
+    Args:
+        config: The content of config.json, of a family that `check_family` accepts.
+
+    Raises:
+        UnsupportedModelError: A measurement is missing or impossible.
+    """
+    family = str(config.get("model_type") or "")
+    found = {name: _measurement(config, name, keys) for name, keys in CONFIG_NAMES.items()}
+    defaults = CLASS_DEFAULTS.get(family, {})
+    num_kv_heads = _optional(config, "num_key_value_heads", defaults.get("num_key_value_heads", found["num_heads"]))
+    if family == "gpt_bigcode":
+        num_kv_heads = 1 if config.get("multi_query", True) else found["num_heads"]
+    even_share = max(found["hidden_size"] // found["num_heads"], 1)
+    return Geometry(
+        num_layers=found["num_layers"],
+        num_kv_heads=num_kv_heads,
+        head_dim=_optional(config, "head_dim", defaults.get("head_dim", even_share)),
+        hidden_size=found["hidden_size"],
+        vocab_size=found["vocab_size"],
+        context_length=found["context_length"],
+        learned_positions=family in LEARNED_POSITIONS,
+        num_heads=found["num_heads"],
+        intermediate_size=_feed_forward(config, found["hidden_size"]),
+    )
+
+
+def _refusal(family: str, reason: str) -> str:
+    named = f"A model of type {family!r}" if family else "A model without a model_type in its config.json"
+    return f"{named} {reason}. These families work: {', '.join(SUPPORTED_FAMILIES.values())}."
+
+
+def _reason(family: str) -> str:
+    if family in OTHER_ATTENTION:
+        return "computes its attention in a way that leaves no room for a prefix"
+    if family in ENCODERS:
+        return "reads text but does not write any"
+    return "is not among those that were verified with a prefix"
+
+
+def _check_head(config: Mapping[str, Any]) -> None:
+    """A model saved without its language-model head would be given a random one, in silence."""
+    classes = config.get("architectures")
+    names = [str(name) for name in classes] if isinstance(classes, list) else []
+    if names and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        raise UnsupportedModelError(
+            f"This model was saved as {names[0]}, which does not write text; expected one saved for causal language "
+            "modelling. Choose the original model that it was made from."
+        )
+    embedding = config.get("word_embed_proj_dim")
+    if embedding is not None and embedding != config.get("hidden_size"):
+        raise UnsupportedModelError(
+            f"This model's input vectors are {embedding} wide and its layers {config.get('hidden_size')}; expected the "
+            "same width. Choose another size of the same family."
+        )
+
+
+def _measurement(config: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> int:
+    for key in keys:
+        if key in config:
+            return _checked(config[key], key)
+    raise UnsupportedModelError(
+        f"config.json does not say {name} (looked for {' or '.join(keys)}). The file is damaged."
+    )
+
+
+def _optional(config: Mapping[str, Any], key: str, default: int) -> int:
+    return default if config.get(key) is None else _checked(config[key], key)
+
+
+def _feed_forward(config: Mapping[str, Any], hidden_size: int) -> int:
+    experts = config.get("num_experts_per_tok")
+    expert_size = config.get("moe_intermediate_size")
+    if isinstance(experts, int) and isinstance(expert_size, int):
+        return _checked(experts * expert_size, "moe_intermediate_size")
+    for key in ("intermediate_size", "n_inner", "ffn_dim"):
+        if config.get(key) is not None:
+            return _checked(config[key], key)
+    return 4 * hidden_size
+
+
+def _checked(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_MEASUREMENT:
+        raise UnsupportedModelError(f"{key} in config.json is {value!r}; expected a whole number above 0.")
+    return value
