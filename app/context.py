@@ -1,0 +1,22 @@
+"""What every service of the app works with, handed over as its first argument."""
+
+from dataclasses import dataclass
+
+from storage.artifacts import ArtifactStore
+from storage.database import Database
+from storage.settings import Settings
+
+
+@dataclass(frozen=True)
+class AppContext:
+    """The open stores of one web process.
+
+    Attributes:
+        settings: What the process was told from outside.
+        database: The open database.
+        store: The content-addressed files.
+    """
+
+    settings: Settings
+    database: Database
+    store: ArtifactStore
