@@ -1,0 +1,117 @@
+"""The database: one engine for writers, one for readers, and a session for each piece of work."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError, TimeoutError
+from sqlalchemy.orm import Session, sessionmaker
+
+from storage.disk import disk_full
+from storage.errors import BusyError
+from storage.settings import Settings
+
+BUSY_TIMEOUT_MS = 10_000
+
+
+class Database:
+    """Sessions on the database of one home folder.
+
+    Args:
+        url: SQLAlchemy URL of the database.
+
+    SQLite lets one process write at a time. A transaction that reads first and writes later is refused at once when
+    another wrote in between, whatever the timeout; writers therefore take the lock when they begin.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._write_engine = sqlite_engine(url, begin="BEGIN IMMEDIATE")
+        self._read_engine = sqlite_engine(url, begin="BEGIN", query_only=True)
+        self._writer = sessionmaker(self._write_engine, expire_on_commit=False)
+        self._reader = sessionmaker(self._read_engine, expire_on_commit=False)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that sees one state of the database and changes nothing; its rows may be used after it ends.
+
+        Raises:
+            BusyError: No connection came free in time.
+        """
+        with _told_in_sentences(), self._reader() as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A session that commits when its block ends, and changes nothing when the block raises.
+
+        Raises:
+            BusyError: Another writer held the lock for longer than the timeout.
+            DiskFullError: There was no room for the change.
+        """
+        with _told_in_sentences(), self._writer.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._write_engine.dispose()
+        self._read_engine.dispose()
+
+
+def open_database(settings: Settings) -> Database:
+    """Opens the database that the settings name; `storage.migrate.migrate` has made its tables."""
+    return Database(settings.database_url)
+
+
+def sqlite_engine(url: str, *, begin: str, query_only: bool = False, foreign_keys: bool = True) -> Engine:
+    """An engine whose connections promise what the tables need.
+
+    Args:
+        url: SQLAlchemy URL of a SQLite file.
+        begin: Statement that opens each transaction. The driver's own BEGIN is switched off, since it comes late.
+        query_only: Refuse every change.
+        foreign_keys: Hold rows to their references; off only while tables are rebuilt.
+    """
+    engine = create_engine(
+        make_url(url), connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000}, max_overflow=40
+    )
+
+    @event.listens_for(engine, "connect")
+    def set_pragmas(connection: sqlite3.Connection, record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # FULL: a job that was acknowledged survives the loss of power.
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        cursor.execute(f"PRAGMA query_only = {'ON' if query_only else 'OFF'}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin_transaction(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+@contextmanager
+def _told_in_sentences() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise _busy() from error
+    except OperationalError as error:
+        # The low byte is the kind of error; the rest says more about it.
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise _busy() from error
+        if code == sqlite3.SQLITE_FULL:
+            raise disk_full("writing to the database") from error
+        raise
+
+
+def _busy() -> BusyError:
+    waited_s = BUSY_TIMEOUT_MS // 1000
+    return BusyError(f"The database was in use by another process for more than {waited_s} seconds. Try again shortly.")
