@@ -179,14 +179,15 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             f"{CONFIG_NAME} has {path.stat().st_size:,} bytes; expected under {MAX_CONFIG_BYTES:,}."
         )
     config = _parse_object(path.read_bytes(), CONFIG_NAME)
+    kind, task = (str(config.get(key))[:40] for key in ("peft_type", "task_type"))
     if config.get("peft_type") not in PEFT_TYPES.values():
         raise InvalidPrefixFileError(
-            f"This is an adapter of type {str(config.get('peft_type'))[:40]!r}; expected {' or '.join(PEFT_TYPES.values())}. "
+            f"This is an adapter of type {kind!r}; expected {' or '.join(PEFT_TYPES.values())}. "
             "Other adapters cannot be used here."
         )
     if config.get("task_type") != "CAUSAL_LM":
         raise InvalidPrefixFileError(
-            f"task_type in {CONFIG_NAME} is {str(config.get('task_type'))[:40]!r}; expected 'CAUSAL_LM'. PEFT leaves a prefix of "
+            f"task_type in {CONFIG_NAME} is {task!r}; expected 'CAUSAL_LM'. PEFT leaves a prefix of "
             "another task out of the model's attention, so it was not trained to write text."
         )
     tokens = config.get("num_virtual_tokens")
