@@ -20,6 +20,10 @@ class JobStatus(enum.StrEnum):
     CANCELLED = "cancelled"  # discarded by its user
 
 
+ACTIVE_STATUSES = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED)
+"""States from which a job may still train; what it needs is not deleted."""
+
+
 class StopRequest(enum.StrEnum):
     """What a user asked of a running job; its trainer reads it between steps."""
 
@@ -32,7 +36,7 @@ class Job(Owned, Base):
     """A training that was asked for. The database is the truth about it.
 
     `attempt` is the fencing token: every write of a trainer names the attempt that it runs, and changes nothing once
-    another attempt has begun.
+    another attempt has begun. `lost_attempts` counts those whose process died, since a user last started the job.
     """
 
     __tablename__ = "jobs"
@@ -52,6 +56,7 @@ class Job(Owned, Base):
     rendering: Mapped[JsonDict]
 
     attempt: Mapped[int] = mapped_column(default=0)
+    lost_attempts: Mapped[int] = mapped_column(default=0)
     lease_holder: Mapped[str | None] = mapped_column(String(80))
     lease_expires_at: Mapped[datetime | None]
     heartbeat_at: Mapped[datetime | None]

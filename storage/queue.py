@@ -1,0 +1,285 @@
+"""The queue: which process may work on a job, and the writes that only it may make."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from storage.errors import StudioError
+from storage.jobs import get_job
+from storage.prefixes import create_prefix, free_name
+from storage.schema.base import now
+from storage.schema.job import Job, JobEvent, JobStatus, StopRequest
+from storage.schema.prefix import Prefix
+
+MAX_LOST_ATTEMPTS = 3
+"""A job whose process dies this often is set aside, so that the queue goes on."""
+
+
+class LeaseLostError(StudioError):
+    """Another attempt owns the job, or it has ended."""
+
+    code = "lease_lost"
+    http_status = 409
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """One thing that happened in an attempt.
+
+    Attributes:
+        kind: `step`, `evaluated`, `samples` or `log`.
+        data: What it carries.
+        step: The training step that it belongs to.
+    """
+
+    kind: str
+    data: dict[str, Any]
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an attempt is; a field that is None is left as it was.
+
+    Attributes:
+        step: Updates done.
+        max_steps: Updates to do.
+        stage: What is being done, in words.
+        metrics: The latest figures, merged into those that are there.
+        eta_s: Seconds that are left.
+    """
+
+    step: int | None = None
+    max_steps: int | None = None
+    stage: str | None = None
+    metrics: dict[str, Any] | None = None
+    eta_s: float | None = None
+
+
+def claim_next(session: Session, holder: str, lease_s: float) -> Job | None:
+    """Takes the first job of the queue for its next attempt.
+
+    Args:
+        session: A writing session.
+        holder: Name of the process that will run it.
+        lease_s: Seconds until the attempt counts as lost, unless its lease is renewed.
+
+    Returns:
+        The job, running; `Lease(job.id, job.attempt)` allows writes to it. None where the queue is empty.
+    """
+    moment = now()
+    # One statement, so that two processes cannot both see the job as queued. Databases that lock rows skip those that
+    # another claimer holds; SQLite leaves the clause out, and lets in one writer at a time.
+    first = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED)
+        .order_by(Job.priority.desc(), Job.position)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    claim = (
+        update(Job)
+        .where(Job.id == first, Job.status == JobStatus.QUEUED)
+        .values(
+            status=JobStatus.RUNNING,
+            attempt=Job.attempt + 1,
+            lease_holder=holder,
+            lease_expires_at=moment + timedelta(seconds=lease_s),
+            heartbeat_at=moment,
+            started_at=moment,
+            stage="",
+            eta_s=None,
+        )
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    job = session.scalars(claim).one_or_none()
+    if job is not None:
+        _add_state(session, job.id, job.attempt, JobStatus.RUNNING)
+    return job
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right of one attempt to write to its job. It ends with the attempt; a write after that is refused.
+
+    Args:
+        job_id: The job.
+        attempt: The attempt, as `claim_next` gave it.
+    """
+
+    job_id: str
+    attempt: int
+
+    def renew(self, session: Session, lease_s: float) -> StopRequest | None:
+        """Says that the process is alive.
+
+        Args:
+            session: A writing session.
+            lease_s: Seconds, from now, until the attempt counts as lost.
+
+        Returns:
+            What the user has asked for, where that is something.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        moment = now()
+        self._write(session, heartbeat_at=moment, lease_expires_at=moment + timedelta(seconds=lease_s))
+        return session.scalar(select(Job.stop_request).where(Job.id == self.job_id))
+
+    def record(self, session: Session, events: Sequence[NewEvent], progress: Progress | None = None) -> None:
+        """Appends what happened, and brings the job's progress up to date.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        values = {name: value for name, value in vars(progress or Progress()).items() if value is not None}
+        if "metrics" in values:
+            values["metrics"] = {**get_job(session, self.job_id).metrics, **values["metrics"]}
+        self._write(session, heartbeat_at=now(), **values)
+        session.add_all(
+            JobEvent(job_id=self.job_id, attempt=self.attempt, kind=event.kind, step=event.step, data=event.data)
+            for event in events
+        )
+        session.flush()
+
+    def succeed(self, session: Session, prefix_fields: dict[str, Any], *, stopped_early: bool = False) -> Prefix:
+        """Publishes the prefix and ends the job, both or neither.
+
+        Args:
+            session: A writing session.
+            prefix_fields: Columns of `Prefix`; those that the job knows may be left out. A `name` is a wish, by default
+                the job's name, and is made free.
+            stopped_early: Its user ended the training before its last step.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        job = get_job(session, self.job_id)
+        self._end(session, JobStatus.SUCCEEDED, stopped_early=stopped_early)
+        fields = {
+            "dataset_version_id": job.dataset_version_id,
+            "base_model_id": job.base_model_id,
+            "base_model": job.base_model,
+            "method": job.method,
+            "rendering": job.rendering,
+            "recipe": job.recipe,
+            "job_id": job.id,
+            **prefix_fields,
+        }
+        prefix = create_prefix(session, free_name(session, fields.pop("name", job.name)), fields)
+        session.execute(update(Job).where(Job.id == self.job_id).values(prefix_id=prefix.id))
+        return prefix
+
+    def fail(self, session: Session, error: dict[str, Any]) -> None:
+        """Ends the job with an error.
+
+        Args:
+            session: A writing session.
+            error: `code` and `message`, a sentence that a person can act on.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        self._end(session, JobStatus.FAILED, error=error)
+
+    def cancel(self, session: Session) -> None:
+        """Ends the job as its user asked: nothing is kept.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        self._end(session, JobStatus.CANCELLED)
+
+    def release(self, session: Session, *, paused: bool = False) -> None:
+        """Gives the job back unfinished: to the queue, where it keeps its place, or paused.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        self._leave(session, JobStatus.PAUSED if paused else JobStatus.QUEUED)
+
+    def lose(self, session: Session, reason: str) -> JobStatus:
+        """Takes the job from an attempt whose process died without ending it.
+
+        Args:
+            session: A writing session.
+            reason: How it died, to follow "because".
+
+        Returns:
+            The job's new state: queued, failed after `MAX_LOST_ATTEMPTS`, or what its user had asked for meanwhile.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        job = get_job(session, self.job_id)
+        lost = job.lost_attempts + 1
+        if job.stop_request == StopRequest.DISCARD:
+            status = JobStatus.CANCELLED
+            self._end(session, status, lost_attempts=lost)
+        elif lost >= MAX_LOST_ATTEMPTS:
+            status = JobStatus.FAILED
+            self._end(session, status, lost_attempts=lost, error=_quarantined(job, lost, reason))
+        else:
+            status = JobStatus.PAUSED if job.stop_request == StopRequest.PAUSE else JobStatus.QUEUED
+            self._leave(session, status, reason=reason, lost_attempts=lost)
+        return status
+
+    def _end(self, session: Session, status: JobStatus, **values: Any) -> None:
+        self._write(session, status=status, finished_at=now(), stop_request=None, **_FREE, **values)
+        _add_state(session, self.job_id, self.attempt, status, **{k: v for k, v in values.items() if k == "error"})
+
+    def _leave(self, session: Session, status: JobStatus, *, reason: str | None = None, **values: Any) -> None:
+        if status == JobStatus.PAUSED:
+            values["stop_request"] = None
+        self._write(session, status=status, stage="", **_FREE, **values)
+        _add_state(session, self.job_id, self.attempt, status, **({"reason": reason} if reason else {}))
+
+    def _write(self, session: Session, **values: Any) -> None:
+        fenced = update(Job).where(Job.id == self.job_id, Job.attempt == self.attempt, Job.status == JobStatus.RUNNING)
+        written: Any = session.execute(fenced.values(**values))
+        if written.rowcount == 0:
+            raise LeaseLostError(
+                f"Attempt {self.attempt} of the job {self.job_id} no longer owns it, so nothing was written. "
+                "Another attempt has taken over, or the job has ended."
+            )
+
+
+def requeue_expired(session: Session) -> list[Job]:
+    """Takes every job from attempts whose lease has run out.
+
+    Returns:
+        Those jobs, in their new states.
+    """
+    expired = session.scalars(
+        select(Job).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < now()).order_by(Job.position)
+    ).all()
+    for job in expired:
+        Lease(job.id, job.attempt).lose(session, "its process stopped answering")
+        session.refresh(job)
+    return list(expired)
+
+
+_FREE: dict[str, Any] = {"lease_holder": None, "lease_expires_at": None, "eta_s": None}
+
+
+def _add_state(session: Session, job_id: str, attempt: int, status: JobStatus, **data: Any) -> None:
+    session.add(JobEvent(job_id=job_id, attempt=attempt, kind="state", data={"status": status.value, **data}))
+    session.flush()
+
+
+def _quarantined(job: Job, lost: int, reason: str) -> dict[str, Any]:
+    where = f"at step {job.step}" if job.step else "before its first step"
+    return {
+        "code": "quarantined",
+        "message": (
+            f"The training broke off {lost} times, last in attempt {job.attempt} {where}, because {reason}. "
+            "Its log may say why; retry it with a smaller batch or a shorter prefix."
+        ),
+    }

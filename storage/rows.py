@@ -1,0 +1,120 @@
+"""Rows of a version of a dataset: read from Parquet, with its validation rows drawn where the user brought none."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.artifacts import ArtifactStore
+from storage.schema.dataset import DatasetVersion
+from storage.tables.table import PARTS, Part
+
+Row = dict[str, str]
+
+DEFAULT_VALIDATION_FRACTION = 0.1
+MAX_VALIDATION_ROWS = 500
+"""A drawn validation part is no larger, since every look at it takes time from the training."""
+
+BATCH_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All rows of a version, each in the part that it is used for."""
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+
+
+def iterate_rows(store: ArtifactStore, version: DatasetVersion, part: Part) -> Iterator[Row]:
+    """Rows of a part as it was uploaded, in the order of the file, a batch in memory at a time.
+
+    Args:
+        store: Where the Parquet files lie.
+        version: The version; `train` still holds what `load_parts` draws from it for validation.
+        part: A part; one that the version lacks has no rows.
+    """
+    if part not in version.blobs:
+        return
+    with store.open(version.blobs[part]) as file:
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
+            yield from _rows(batch)
+
+
+def read_rows(store: ArtifactStore, version: DatasetVersion, part: Part, start: int, stop: int) -> list[Row]:
+    """Rows `start` (from 0) up to `stop` (left out) of a part as it was uploaded; fewer where it ends before."""
+    if part not in version.blobs or stop <= start:
+        return []
+    with store.open(version.blobs[part]) as file:
+        parquet = pq.ParquetFile(file)
+        groups, first = _groups_holding(parquet.metadata, start, stop)
+        table = parquet.read_row_groups(groups)
+    return _rows(table.slice(start - first, stop - start))
+
+
+def count_rows(store: ArtifactStore, version: DatasetVersion) -> dict[Part, int]:
+    """Rows of each part, the drawn validation rows counted where they are used."""
+    counts: dict[Part, int] = {part: _stored_rows(store, version, part) for part in PARTS}
+    drawn = 0 if "validation" in version.blobs else len(validation_indices(version, counts["train"]))
+    return {**counts, "train": counts["train"] - drawn, "validation": counts["validation"] + drawn}
+
+
+def load_parts(store: ArtifactStore, version: DatasetVersion) -> Parts:
+    """Every row of a version, with the drawn split applied; the order of the file is kept in each part."""
+    train, validation, test = (list(iterate_rows(store, version, part)) for part in PARTS)
+    if "validation" not in version.blobs:
+        drawn = set(validation_indices(version, len(train)))
+        validation = [row for index, row in enumerate(train) if index in drawn]
+        train = [row for index, row in enumerate(train) if index not in drawn]
+    return Parts(train=train, validation=validation, test=test)
+
+
+def validation_indices(version: DatasetVersion, num_rows: int) -> list[int]:
+    """The rows of the training part that are kept for validation, in rising order: always the same for one version.
+
+    Args:
+        version: Its mapping holds `validation_fraction` and `seed`.
+        num_rows: Rows of its training part.
+
+    Returns:
+        Indices from 0. A table of two rows or more gives and keeps at least one; a fraction of 0 gives none.
+    """
+    fraction = version.mapping.get("validation_fraction")
+    fraction = DEFAULT_VALIDATION_FRACTION if fraction is None else float(fraction)
+    if num_rows < 2 or fraction <= 0:
+        return []
+    count = min(max(1, round(num_rows * fraction)), MAX_VALIDATION_ROWS, num_rows - 1)
+    # The legacy generator is the one whose numbers are promised to stay the same in later releases of numpy.
+    order = np.random.RandomState(int(version.mapping.get("seed") or 0)).permutation(num_rows)
+    return sorted(int(index) for index in order[:count])
+
+
+def _stored_rows(store: ArtifactStore, version: DatasetVersion, part: Part) -> int:
+    if part not in version.blobs:
+        return 0
+    with store.open(version.blobs[part]) as file:
+        return int(pq.read_metadata(file).num_rows)
+
+
+def _groups_holding(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
+    """Row groups that hold rows `start` to `stop`, and the index of the first row in them."""
+    groups: list[int] = []
+    first = end = 0
+    for group in range(metadata.num_row_groups):
+        begin, end = end, end + metadata.row_group(group).num_rows
+        if begin < stop and end > start:
+            first = first if groups else begin
+            groups.append(group)
+    return groups, first
+
+
+def _rows(table: pa.Table | pa.RecordBatch) -> list[Row]:
+    columns = {name: table.column(name).to_pylist() for name in table.schema.names}
+    names = list(columns)
+    return [
+        {name: "" if cell is None else str(cell) for name, cell in zip(names, cells, strict=True)}
+        for cells in zip(*columns.values(), strict=True)
+    ]
