@@ -5,7 +5,7 @@ Knows no model, no database and no file; what it returns for given texts is froz
 
 import random
 from collections.abc import Mapping, Sequence
-from itertools import cycle, repeat
+from itertools import cycle
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
@@ -205,7 +205,8 @@ def initialisation_ids(
     """The text that a prefix starts from, as exactly `num_virtual_tokens` ids.
 
     The instruction with the default special tokens and a blank line, as the written baseline has it, then the training
-    rows as they are trained on, from the first one again where they are too few.
+    rows as they are trained on, from the first one again where they are too few. A start token that the tokenizer puts
+    before every text stands only at the very front.
 
     Args:
         tokenizer: Tokenizer of the base.
@@ -222,11 +223,13 @@ def initialisation_ids(
             "There is neither an instruction nor a row to start the prefix from. Write an instruction, or choose "
             "init 'random'."
         )
-    instruction_ids = tuple(ids)
-    sources = cycle(rows) if rows else repeat(None)
-    while len(ids) < num_virtual_tokens:
-        row = next(sources)
-        ids.extend(instruction_ids if row is None else _row_ids(tokenizer, rendering, row, is_first=not ids))
+    pieces = [_row_ids(tokenizer, rendering, row) for row in rows[:num_virtual_tokens]] or [list(ids)]
+    start_ids = list(tokenizer("").input_ids[:1])
+    for piece in cycle(pieces):
+        if len(ids) >= num_virtual_tokens:
+            break
+        has_start = bool(start_ids) and piece[:1] == start_ids
+        ids.extend(piece[1:] if ids and has_start else piece)
     return ids[:num_virtual_tokens]
 
 
@@ -263,11 +266,6 @@ def _target_ids(tokenizer: PreTrainedTokenizerBase, kind: RenderingKind, target:
     return ids if end is None else [*ids, end]
 
 
-def _row_ids(
-    tokenizer: PreTrainedTokenizerBase, rendering: Rendering, row: Mapping[str, str], *, is_first: bool
-) -> list[int]:
-    """Ids of a row within the starting text; a start token that the tokenizer puts in front stands only at its head."""
+def _row_ids(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, row: Mapping[str, str]) -> list[int]:
     example = encode_example(tokenizer, rendering, row)
-    ids = [*example.prompt_ids, *example.target_ids]
-    start_ids = tokenizer("").input_ids[:1]
-    return ids[1:] if not is_first and ids[:1] == start_ids else ids
+    return [*example.prompt_ids, *example.target_ids]
