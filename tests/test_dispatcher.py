@@ -1,0 +1,207 @@
+"""The dispatcher: from a queued job to a trainer, and back when the trainer dies."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from storage.base_models import BaseModelRecord, get_base_model_by_id, register
+from storage.database import Database
+from storage.datasets import create_dataset
+from storage.jobs import get_job, submit_job
+from storage.queue import Lease
+from storage.schema.base_model import BaseModelSource, DownloadState
+from storage.schema.job import Job, JobStatus
+from storage.settings import Settings
+from storage.tables.table import StoredTable
+from worker.dispatcher import Dispatcher, heartbeat_file
+from worker.downloader import Downloader
+from worker.executor import Ended
+from worker.training.assignment import Assignment
+
+
+class FakeExecutor:
+    """Takes assignments; the test says which of them end, and how."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
+        self.started: list[Assignment] = []
+        self.running: list[Assignment] = []
+        self.over: list[Ended] = []
+        self.is_warm = False
+        self.is_stopped = False
+
+    def free_slots(self) -> int:
+        return self.slots - len(self.running)
+
+    def start(self, assignment: Assignment) -> None:
+        self.started.append(assignment)
+        self.running.append(assignment)
+
+    def end(self, exit_code: int) -> None:
+        self.over.append(Ended(self.running.pop(0), exit_code))
+
+    def ended(self) -> list[Ended]:
+        over, self.over = self.over, []
+        return over
+
+    def keep_warm(self) -> None:
+        self.is_warm = True
+
+    def stop(self, timeout_s: float) -> None:
+        self.is_stopped = True
+
+
+@pytest.fixture
+def executor() -> FakeExecutor:
+    return FakeExecutor()
+
+
+@pytest.fixture
+def dispatcher(settings: Settings, database: Database, executor: FakeExecutor) -> Dispatcher:
+    command = [sys.executable, "-c", "import sys; sys.exit(1)"]
+    return Dispatcher(settings, database, executor, Downloader(database, command))
+
+
+@pytest.fixture
+def jobs(database: Database) -> list[str]:
+    """Two queued jobs."""
+    with database.write() as session:
+        table = StoredTable({"train": "0" * 64}, ["a", "b"], {"train": 2}, 10, "0" * 64, {})
+        _, version = create_dataset(session, "table.csv", table, {}, [])
+        base = register(session, BaseModelRecord("base", BaseModelSource.LOCAL, DownloadState.READY))
+        return [
+            submit_job(
+                session,
+                name=name,
+                dataset_version_id=version.id,
+                base_model=base,
+                recipe={"method": "prefix-tuning"},
+                rendering={},
+            ).id
+            for name in ("first", "second")
+        ]
+
+
+def look_up(database: Database, job_id: str) -> Job:
+    with database.read() as session:
+        return get_job(session, job_id)
+
+
+def test_jobs_run_one_after_another(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str]
+) -> None:
+    dispatcher.tick()
+    dispatcher.tick()
+    assert executor.started == [Assignment(jobs[0], 1)]
+    assert look_up(database, jobs[0]).status == JobStatus.RUNNING
+    assert look_up(database, jobs[1]).status == JobStatus.QUEUED
+    with database.write() as session:
+        Lease(jobs[0], 1).cancel(session)
+    executor.end(0)
+    dispatcher.tick()
+    assert executor.started[1:] == [Assignment(jobs[1], 1)]
+    assert look_up(database, jobs[0]).status == JobStatus.CANCELLED
+
+
+def test_job_of_a_trainer_that_died_runs_again_at_once(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str]
+) -> None:
+    dispatcher.tick()
+    executor.end(-signal.SIGKILL)
+    dispatcher.tick()
+    assert executor.started == [Assignment(jobs[0], 1), Assignment(jobs[0], 2)]
+
+
+def test_job_that_kills_its_trainer_three_times_is_set_aside_and_the_queue_goes_on(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str]
+) -> None:
+    for _ in range(3):
+        dispatcher.tick()
+        executor.end(-signal.SIGKILL)
+    dispatcher.tick()
+    job = look_up(database, jobs[0])
+    assert job.status == JobStatus.FAILED
+    assert job.error is not None
+    assert job.error["code"] == "quarantined"
+    assert "its memory runs out" in job.error["message"]
+    assert executor.started[-1] == Assignment(jobs[1], 1)
+
+
+def test_expired_lease_is_taken_back(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str]
+) -> None:
+    dispatcher.tick()
+    with database.write() as session:
+        Lease(jobs[0], 1).renew(session, -1.0)
+    dispatcher._expiry_at = -1000.0
+    dispatcher.tick()
+    assert look_up(database, jobs[0]).status == JobStatus.QUEUED
+
+
+def test_stopping_gives_running_jobs_back_to_the_queue(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, settings: Settings, jobs: list[str]
+) -> None:
+    dispatcher.tick()
+    asked_to_stop = threading.Event()
+    asked_to_stop.set()
+    dispatcher.run(asked_to_stop)
+    assert executor.is_stopped
+    job = look_up(database, jobs[0])
+    assert (job.status, job.lost_attempts) == (JobStatus.QUEUED, 0)
+    assert not heartbeat_file(settings).exists()
+
+
+def test_heartbeat_names_what_runs(dispatcher: Dispatcher, settings: Settings, jobs: list[str]) -> None:
+    dispatcher.tick()
+    dispatcher._beat_at = -1000.0
+    dispatcher.tick()
+    assert json.loads(heartbeat_file(settings).read_text())["running"] == [f"{jobs[0]}:1"]
+
+
+def test_empty_queue_keeps_a_trainer_warm(dispatcher: Dispatcher, executor: FakeExecutor) -> None:
+    dispatcher.tick()
+    assert executor.is_warm
+    assert executor.started == []
+
+
+def test_round_that_fails_does_not_end_the_role(
+    dispatcher: Dispatcher, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.dispatcher.PAUSE_AFTER_FAULT_S", 0.0)
+    rounds: list[int] = []
+    asked_to_stop = threading.Event()
+
+    def fail() -> None:
+        rounds.append(1)
+        if len(rounds) == 3:
+            asked_to_stop.set()
+        raise RuntimeError("something unforeseen")
+
+    monkeypatch.setattr(dispatcher, "tick", fail)
+    dispatcher.run(asked_to_stop)
+    assert len(rounds) == 3
+
+
+def test_download_whose_process_died_is_told(dispatcher: Dispatcher, database: Database) -> None:
+    with database.write() as session:
+        base_id = register(session, BaseModelRecord("a/b", BaseModelSource.HUB, DownloadState.REQUESTED)).id
+    dispatcher.tick()
+    child = dispatcher.downloader._child
+    assert child is not None
+    child.wait()
+    dispatcher.tick()
+    with database.read() as session:
+        base = get_base_model_by_id(session, base_id)
+    assert base.download_state == DownloadState.FAILED
+    assert base.download_error is not None
+    assert "broke off" in base.download_error
+
+
+def test_dispatcher_imports_no_torch() -> None:
+    code = "import sys, worker.dispatcher; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

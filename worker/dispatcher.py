@@ -1,0 +1,173 @@
+"""The dispatcher role: claims queued jobs, starts a trainer for each, notices those that died, runs downloads.
+
+`python -m worker.dispatcher`. It knows no torch, keeps nothing in memory that the database does not hold, and may be
+started again at any moment.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from storage.database import Database, open_database
+from storage.errors import StudioError
+from storage.jobs import list_jobs
+from storage.logs import set_up_logging
+from storage.queue import Lease, LeaseLostError, claim_next, requeue_expired
+from storage.schema.job import JobStatus
+from storage.settings import Settings, read_settings
+from worker.downloader import Downloader
+from worker.executor import Ended, Executor, LocalExecutor, find_devices
+from worker.training.assignment import Assignment
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.2
+BEAT_S = 2.0
+EXPIRY_S = 5.0
+STOP_TIMEOUT_S = 15.0
+PAUSE_AFTER_FAULT_S = 2.0
+
+
+class Dispatcher:
+    """One round after the other until it is asked to stop.
+
+    Args:
+        settings: Where the heartbeat file goes, and how long a lease lasts.
+        database: The open database.
+        executor: Where trainers run.
+        downloader: Fetches base models.
+    """
+
+    def __init__(self, settings: Settings, database: Database, executor: Executor, downloader: Downloader) -> None:
+        self.settings = settings
+        self.database = database
+        self.executor = executor
+        self.downloader = downloader
+        self.holder = f"{socket.gethostname()[:60]}:{os.getpid()}"
+        self._running: list[Assignment] = []
+        self._beat_at = 0.0
+        self._expiry_at = 0.0
+
+    def run(self, asked_to_stop: threading.Event) -> None:
+        """Works until the event is set; then trainers checkpoint, and what they leave goes back to the queue."""
+        while not asked_to_stop.wait(TICK_S):
+            try:
+                self.tick()
+            except StudioError as error:
+                logger.warning("a round was broken off: %s", error.message)
+                asked_to_stop.wait(PAUSE_AFTER_FAULT_S)
+            except Exception:
+                logger.exception("a round was broken off")
+                asked_to_stop.wait(PAUSE_AFTER_FAULT_S)
+        self.shut_down()
+
+    def tick(self) -> None:
+        """One round."""
+        self._beat()
+        for ended in self.executor.ended():
+            self._account_for(ended)
+        self._take_back_expired()
+        while self.executor.free_slots() > 0 and self._start_next():
+            continue
+        self.executor.keep_warm()
+        self.downloader.tick()
+
+    def shut_down(self) -> None:
+        """Ends every child; a job whose trainer did not give it back itself returns to the queue."""
+        self.downloader.stop()
+        self.executor.stop(STOP_TIMEOUT_S)
+        for assignment in self._running:
+            try:
+                with self.database.write() as session:
+                    Lease(assignment.job_id, assignment.attempt).release(session)
+            except LeaseLostError:
+                continue
+        heartbeat_file(self.settings).unlink(missing_ok=True)
+
+    def _start_next(self) -> bool:
+        # Looking first spares the lock that every writer takes; the claim itself is one statement.
+        with self.database.read() as session:
+            if not list_jobs(session, JobStatus.QUEUED):
+                return False
+        with self.database.write() as session:
+            job = claim_next(session, self.holder, self.settings.lease_s)
+            if job is None:
+                return False
+            assignment = Assignment(job.id, job.attempt)
+        logger.info("job %s starts as attempt %d", assignment.job_id, assignment.attempt)
+        self._running.append(assignment)
+        self.executor.start(assignment)
+        return True
+
+    def _account_for(self, ended: Ended) -> None:
+        self._running.remove(ended.assignment)
+        job_id, attempt = ended.assignment.job_id, ended.assignment.attempt
+        try:
+            with self.database.write() as session:
+                status = Lease(job_id, attempt).lose(session, _reason(ended.exit_code))
+        except LeaseLostError:
+            return  # it ended its job itself, as it should
+        except StudioError:
+            self._running.append(ended.assignment)
+            raise
+        logger.warning("the trainer of job %s died (code %d); the job is %s", job_id, ended.exit_code, status)
+
+    def _take_back_expired(self) -> None:
+        if time.monotonic() - self._expiry_at < EXPIRY_S:
+            return
+        self._expiry_at = time.monotonic()
+        with self.database.write() as session:
+            for job in requeue_expired(session):
+                logger.warning("the lease of job %s ran out; the job is %s", job.id, job.status)
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._beat_at < BEAT_S:
+            return
+        self._beat_at = time.monotonic()
+        path = heartbeat_file(self.settings)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {"pid": os.getpid(), "at": time.time(), "running": [str(assignment) for assignment in self._running]}
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(state))
+        temporary.replace(path)
+
+
+def heartbeat_file(settings: Settings) -> Path:
+    """Where the dispatcher says that it is alive."""
+    return settings.home / "run" / "dispatcher.json"
+
+
+def _reason(exit_code: int) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "its process was killed, as a machine does when its memory runs out"
+    if exit_code < 0:
+        return f"its process was ended by signal {-exit_code}"
+    return f"its process ended with exit code {exit_code}"
+
+
+def main() -> int:
+    """Runs the role until a signal comes; returns the exit code."""
+    set_up_logging("dispatcher")
+    asked_to_stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked_to_stop.set())
+    try:
+        settings = read_settings()
+        database = open_database(settings)
+    except StudioError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    executor = LocalExecutor(settings.home / "run" / "trainer.log", find_devices())
+    Dispatcher(settings, database, executor, Downloader(database)).run(asked_to_stop)
+    database.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
