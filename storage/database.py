@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from storage.disk import disk_full
 from storage.errors import BusyError
+from storage.schema.tables import METADATA
 from storage.settings import Settings
 
 BUSY_TIMEOUT_MS = 10_000
@@ -27,6 +28,8 @@ class Database:
     another wrote in between, whatever the timeout; writers therefore take the lock when they begin.
     """
 
+    metadata = METADATA
+
     def __init__(self, url: str) -> None:
         self._write_engine = sqlite_engine(url, begin="BEGIN IMMEDIATE")
         self._read_engine = sqlite_engine(url, begin="BEGIN", query_only=True)
@@ -40,7 +43,7 @@ class Database:
         Raises:
             BusyError: No connection came free in time.
         """
-        with _told_in_sentences(), self._reader() as session:
+        with told_in_sentences(), self._reader() as session:
             yield session
 
     @contextmanager
@@ -51,7 +54,7 @@ class Database:
             BusyError: Another writer held the lock for longer than the timeout.
             DiskFullError: There was no room for the change.
         """
-        with _told_in_sentences(), self._writer.begin() as session:
+        with told_in_sentences(), self._writer.begin() as session:
             yield session
 
     def close(self) -> None:
@@ -97,7 +100,13 @@ def sqlite_engine(url: str, *, begin: str, query_only: bool = False, foreign_key
 
 
 @contextmanager
-def _told_in_sentences() -> Iterator[None]:
+def told_in_sentences() -> Iterator[None]:
+    """Turns the database's word for a held lock, or a full disk, into a sentence.
+
+    Raises:
+        BusyError: Another process held the lock, or every connection was taken, for too long.
+        DiskFullError: There was no room.
+    """
     try:
         yield
     except TimeoutError as error:

@@ -45,7 +45,7 @@ class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: UtcDateTime(),
-        JsonDict: JSON(),
+        JsonDict: JSON(none_as_null=True),
         list[JsonDict]: JSON(),
         list[str]: JSON(),
     }
