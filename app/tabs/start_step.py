@@ -1,0 +1,111 @@
+"""Step 3 of training: one sentence that says what will happen, a name, one button."""
+
+from typing import Any
+
+import gradio as gr
+
+from app.context import AppContext
+from app.services import jobs
+from app.ui import markup
+from app.ui.pieces import guarded, html_piece, sentence
+
+METHODS = [
+    ("Prefix tuning: vectors in every layer", "prefix-tuning"),
+    ("Prompt tuning: at the input only", "prompt-tuning"),
+]
+STARTS = [("From the instruction and the first examples", "text"), ("From random numbers", "random")]
+PRECISIONS = [("Automatic", "auto"), ("32-bit", "float32"), ("bfloat16", "bfloat16")]
+NUMBERS = {
+    "num_virtual_tokens": "Length of the prefix in tokens",
+    "learning_rate": "Learning rate",
+    "max_steps": "Training steps",
+    "batch_size": "Rows per step",
+    "seed": "Seed",
+}
+
+Updates = tuple[Any, ...]
+
+
+class StartStep:
+    """The components of step 3."""
+
+    def __init__(self, context: AppContext) -> None:
+        self.context = context
+        self.summary = html_piece(elem_id="train-summary")
+        self.name = gr.Textbox(
+            label="Name of the prefix", info="It also names it for other programs.", max_length=80, elem_id="train-name"
+        )
+        with gr.Accordion("Advanced: everything here is chosen for you unless you say otherwise", open=False):
+            self.method = gr.Radio(METHODS, value="prefix-tuning", label="Method", elem_id="train-method")
+            self.init = gr.Radio(STARTS, value="text", label="Where training starts")
+            with gr.Row():
+                self.numbers = {
+                    name: gr.Number(None, label=label, minimum=0, info=" ", min_width=150, elem_id=f"train-{name}")
+                    for name, label in NUMBERS.items()
+                }
+            self.precision = gr.Radio(PRECISIONS, value="auto", label="Number format of the base model")
+        with gr.Row():
+            self.back = gr.Button("Back", elem_id="train-back-start")
+            self.train = gr.Button("Train", variant="primary", elem_id="train-start")
+
+    @property
+    def fields(self) -> list[Any]:
+        """The recipe, in the order that `read_body` takes."""
+        return [self.name, self.method, self.init, self.precision, *self.numbers.values()]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What `show` fills."""
+        return [self.summary, self.train, *self.numbers.values()]
+
+    def wire(self, dataset: gr.State, chosen: gr.State) -> None:
+        """Keeps the sentence true while the settings change."""
+        for field in self.fields[1:]:
+            field.change(
+                guarded(self.show), [dataset, chosen, *self.fields], self.shown, trigger_mode="always_last",
+                show_progress="hidden",
+            )  # fmt: skip
+
+    def show(self, dataset: dict[str, Any] | None, base_model: str | None, *fields: Any) -> Updates:
+        """Says what would be trained, or why it cannot be."""
+        unchanged = [gr.skip()] * len(self.numbers)
+        try:
+            told = jobs.summary(self.context, self.read_body(dataset, base_model, *fields))
+        except Exception as fault:
+            return markup.notice(sentence(fault), "bad"), gr.Button(interactive=False), *unchanged
+        warnings = "".join(markup.notice(each, "warn") for each in told.get("warnings", []))
+        automatic = [gr.Number(info=f"Automatic: {told['recipe'][name]:g}") for name in self.numbers]
+        line = f'<p class="ps-lead"><strong>{markup.isolated(told["sentence"])}</strong></p>'
+        return line + warnings, gr.Button(interactive=True), *automatic
+
+    def start(self, dataset: dict[str, Any] | None, base_model: str | None, *fields: Any) -> str:
+        """Puts the job into the queue and returns its id."""
+        return str(jobs.submit(self.context, self.read_body(dataset, base_model, *fields))["id"])
+
+    def read_body(
+        self,
+        dataset: dict[str, Any] | None,
+        base_model: str | None,
+        name: str,
+        method: str,
+        init: str,
+        precision: str,
+        *numbers: float | None,
+    ) -> dict[str, Any]:
+        """The fields of the page as REST would send them; an empty number is left to the automatic recipe."""
+        recipe: dict[str, Any] = {"init": init, "precision": precision}
+        for key, value in zip(NUMBERS, numbers, strict=True):
+            if value is not None:
+                recipe[key] = float(value) if key == "learning_rate" else _whole(value)
+        return {
+            "dataset_id": (dataset or {}).get("id"),
+            "base_model": base_model,
+            "method": method,
+            "name": name,
+            "recipe": recipe,
+        }
+
+
+def _whole(value: float) -> float:
+    """A whole number as one; anything else stays, so that the recipe's own check names it."""
+    return int(value) if float(value).is_integer() else value

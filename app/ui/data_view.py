@@ -1,0 +1,77 @@
+"""What the first step shows of a dataset: how it was read, samples, findings, its first rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.ui import markup
+
+TONES = {"blocks": "bad", "warns": "warn", "notes": "plain"}
+MAX_SHOWN = 600
+
+
+def read_line(dataset: dict[str, Any]) -> str:
+    """What was read, in one line."""
+    detected = dataset["detected"]
+    words = [
+        markup.count(dataset["num_rows"], "row"),
+        markup.count(len(dataset["columns"]), "column"),
+        str(detected.get("description") or detected.get("format") or "").strip(),
+    ]
+    split = f"{dataset['num_train']:,} to train on, {dataset['num_validation']:,} held out to check"
+    return markup.notice(f"{dataset['name']}: {', '.join(word for word in words if word)}; {split}.", "good")
+
+
+def chips(columns: Sequence[str]) -> str:
+    """One button a column; it writes its placeholder into the prompt."""
+    buttons = "".join(
+        '<button type="button" class="ps-action" data-page-action="insert" '
+        f'data-text="{markup.escape("{" + name + "}")}">{markup.isolated("{" + name + "}")}</button>'
+        for name in columns
+    )
+    return f'<div class="ps-chips" aria-label="Insert a column into the prompt">{buttons}</div>'
+
+
+def samples(rendered: Sequence[dict[str, Any]]) -> str:
+    """Rendered prompts with their answers marked, as the model will read them."""
+    if not rendered:
+        return ""
+    items = "".join(
+        f'<div class="ps-sample"><small>Row {sample.get("row", "?")}</small>{_clipped(sample["prompt"])} '
+        f"<mark>{_clipped(sample['target'])}</mark></div>"
+        for sample in rendered
+    )
+    return f'<p class="ps-title">What the model will read, and the answer it should give</p>{items}'
+
+
+def findings(found: Sequence[dict[str, Any]]) -> str:
+    """What is odd about the data, the worst first, each with its rows."""
+    if not found:
+        return markup.notice("Nothing odd was found in the rows.", "good")
+    order = ["blocks", "warns", "notes"]
+    ranked = sorted(found, key=lambda finding: order.index(finding["severity"]))
+    return "".join(markup.notice(finding["message"], TONES[finding["severity"]]) for finding in ranked)
+
+
+def preview(dataset: dict[str, Any]) -> str:
+    """The first rows as a table."""
+    columns = dataset["columns"]
+    rows = [
+        [f'<div class="ps-clip">{_clipped(row.get(name, ""))}</div>' for name in columns] for row in dataset["preview"]
+    ]
+    return markup.table(columns, rows, f"First rows of {dataset['name']}")
+
+
+def example_cards(examples: Sequence[tuple[str, str, str]]) -> str:
+    """Data sets to try: (key, title, sentence) each."""
+    if not examples:
+        return ""
+    cards = "".join(
+        markup.card("example", key, title, body=f"<small>{markup.escape(sentence)}</small>")
+        for key, title, sentence in examples
+    )
+    return f'<p class="ps-title">No data at hand? Try one of these</p><div class="ps-cards">{cards}</div>'
+
+
+def _clipped(text: str) -> str:
+    shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + " …"
+    return markup.isolated(shown)

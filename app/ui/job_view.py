@@ -1,0 +1,136 @@
+"""What the Jobs tab shows: a card for each job, and one job in full."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.ui import chart, markup
+
+TONES = {
+    "queued": "plain", "running": "live", "paused": "warn", "succeeded": "good", "failed": "bad", "cancelled": "plain",
+}  # fmt: skip
+WORDS = {
+    "queued": "waiting", "running": "training", "paused": "paused", "succeeded": "done", "failed": "failed",
+    "cancelled": "discarded",
+}  # fmt: skip
+BASELINES = {"base": "base model", "instruction": "written instruction"}
+
+
+def job_cards(jobs: Sequence[dict[str, Any]], chosen: str | None) -> str:
+    """All jobs, newest first."""
+    if not jobs:
+        return markup.empty("No job yet", "Bring a table in the Train tab; its training appears here.")
+    return f'<div class="ps-cards">{"".join(_card(job, job["id"] == chosen) for job in jobs)}</div>'
+
+
+def state_line(job: dict[str, Any]) -> str:
+    """One sentence that says how the job stands."""
+    title = f'<p class="ps-title">{markup.isolated(job["name"])} {_state_badge(job)}</p>'
+    tone = {"failed": "bad", "succeeded": "good"}.get(job["status"], "plain")
+    return title + markup.notice(_sentence(job), tone) + _progress(job)
+
+
+def curve(job: dict[str, Any], told: dict[str, Any]) -> str:
+    """The job's chart."""
+    levels = [
+        (BASELINES.get(name, name), loss) for name, loss in (told.get("baselines") or {}).items() if loss is not None
+    ]
+    return chart.draw(
+        chart.Curve(
+            train=list(zip(told["steps"], told["train_loss"], strict=True)),
+            validation=[(point["step"], point["loss"]) for point in told["validation"]],
+            levels=levels,
+            best_step=told.get("best_step"),
+            max_steps=job["max_steps"],
+        )
+    )
+
+
+def samples(rows: Sequence[dict[str, Any]]) -> str:
+    """Held-out prompts with the base's and the prefix's latest answers."""
+    if not rows:
+        return ""
+    headers = ["Held-out prompt", "Expected", "Base model", "With the prefix"]
+    names = ["prompt", "expected", "base", "prefix"]
+    cells = [[f'<div class="ps-clip">{markup.isolated(row.get(name) or "–")}</div>' for name in names] for row in rows]
+    return '<p class="ps-title">Answers on rows it never trained on</p>' + markup.table(
+        headers, cells, "Sample answers"
+    )
+
+
+def details(job: dict[str, Any]) -> str:
+    """The numbers of a job."""
+    metrics = job.get("metrics") or {}
+    pairs = [("Base model", markup.isolated(job["base_model"])), ("Method", markup.escape(job["method"]))]
+    if job.get("dataset_name"):
+        pairs.append(("Data", markup.isolated(job["dataset_name"])))
+    for name, title in (("num_parameters", "Numbers trained"), ("num_virtual_tokens", "Length in tokens")):
+        if metrics.get(name):
+            pairs.append((title, f"{metrics[name]:,}"))
+    for name, title in (
+        ("base_loss", "Loss of the base"),
+        ("instruction_loss", "Loss with the instruction"),
+        ("validation_loss", "Loss with the prefix"),
+    ):
+        if metrics.get(name) is not None:
+            pairs.append((title, markup.score(metrics[name])))
+    if metrics.get("base_unchanged") is not None:
+        pairs.append(("Base weights", "unchanged, by their hash" if metrics["base_unchanged"] else "CHANGED"))
+    if job.get("attempt", 1) > 1:
+        pairs.append(("Attempt", str(job["attempt"])))
+    return markup.facts(pairs)
+
+
+def log(lines: Sequence[str]) -> str:
+    """The job's log, newest lines last."""
+    text = "\n".join(lines) if lines else "Nothing has been written yet."
+    return f'<div class="ps-code" tabindex="0" role="log" aria-label="Log of the job">{markup.escape(text)}</div>'
+
+
+def _card(job: dict[str, Any], is_chosen: bool) -> str:
+    words = f"<small>{markup.isolated(job['base_model'])}{_left(job)}</small>"
+    return markup.card(
+        "job", job["id"], job["name"], aside=_state_badge(job), body=words + _progress(job), is_chosen=is_chosen
+    )
+
+
+def _state_badge(job: dict[str, Any]) -> str:
+    return markup.badge(WORDS[job["status"]], TONES[job["status"]])
+
+
+def _left(job: dict[str, Any]) -> str:
+    if job["status"] == "running" and job.get("eta_s"):
+        return f", {markup.duration(job['eta_s'])} left"
+    return ""
+
+
+def _progress(job: dict[str, Any]) -> str:
+    if job["status"] not in ("running", "paused") or not job["max_steps"]:
+        return ""
+    return markup.progress(job["step"] / job["max_steps"])
+
+
+def _sentence(job: dict[str, Any]) -> str:
+    status, metrics = job["status"], job.get("metrics") or {}
+    if status == "queued":
+        ahead = job.get("jobs_ahead")
+        return f"Waiting; {markup.count(ahead, 'job')} before it." if ahead else "Waiting for its turn."
+    if status == "running":
+        if not job["max_steps"] or not job["step"]:
+            return f"{job.get('stage') or 'Starting'} …"
+        parts = [f"Step {job['step']:,} of {job['max_steps']:,}", f"{markup.duration(job.get('eta_s'))} left"]
+        if metrics.get("tokens_per_second"):
+            parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+        if metrics.get("memory_bytes"):
+            parts.append(markup.file_size(metrics["memory_bytes"]))
+        return ", ".join(parts) + "."
+    if status == "paused":
+        return f"Paused at step {job['step']:,} of {job['max_steps']:,}."
+    if status == "failed":
+        return (job.get("error") or {}).get("message") or "It failed; its log says more."
+    if status == "cancelled":
+        return "Discarded; nothing of it was kept."
+    early = " It was stopped early; the best prefix until then was kept." if job.get("stopped_early") else ""
+    before, after = metrics.get("base_loss"), metrics.get("validation_loss")
+    if before is not None and after is not None:
+        return f"Done. Loss on held-out rows went from {before:.3f} (base) to {after:.3f} (with the prefix).{early}"
+    return f"Done.{early}"

@@ -1,0 +1,38 @@
+// What the page does in the browser itself: theme, address, and buttons inside HTML.
+() => {
+  const root = document.documentElement;
+
+  const applyTheme = (dark) => {
+    document.body.classList.toggle("dark", dark);
+    root.style.colorScheme = dark ? "dark" : "light";
+  };
+  const stored = localStorage.getItem("prefix-studio-theme");
+  const prefersDark = window.matchMedia("(prefers-color-scheme: dark)").matches;
+  applyTheme(stored ? stored === "dark" : prefersDark);
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-page-action]");
+    if (!button) return;
+    if (button.dataset.pageAction === "theme") {
+      const dark = !document.body.classList.contains("dark");
+      localStorage.setItem("prefix-studio-theme", dark ? "dark" : "light");
+      applyTheme(dark);
+    }
+    if (button.dataset.pageAction === "insert") {
+      // A column chip writes its placeholder where the cursor stands in the prompt.
+      const field = document.querySelector("#train-template textarea");
+      if (!field) return;
+      const at = field.selectionStart ?? field.value.length;
+      const end = field.selectionEnd ?? at;
+      const value = field.value.slice(0, at) + button.dataset.text + field.value.slice(end);
+      Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value").set.call(field, value);
+      field.dispatchEvent(new Event("input", { bubbles: true }));
+      field.focus();
+      field.setSelectionRange(at + button.dataset.text.length, at + button.dataset.text.length);
+    }
+    if (button.dataset.pageAction === "copy") {
+      const source = document.getElementById(button.dataset.source);
+      if (source) navigator.clipboard.writeText(source.textContent);
+    }
+  });
+}

@@ -1,0 +1,143 @@
+"""Puts the page together: header, four tabs, the ways between them, and the address that remembers the place."""
+
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from app.context import AppContext
+from app.services import jobs, prefixes, status
+from app.tabs.jobs import JobsTab
+from app.tabs.playground import FIELDS, PlaygroundTab
+from app.tabs.prefixes import PrefixesTab
+from app.tabs.train import TrainTab
+from app.ui import markup
+from app.ui.pieces import guarded, html_piece
+from app.ui.theme import SCRIPT, STYLE_SHEET, build_theme
+
+HEADER = (
+    '<header class="ps-header"><h1>Prefix Studio</h1><span class="ps-status" role="status">{status}</span>'
+    '<button type="button" data-page-action="theme">Light or dark</button></header>'
+)
+MAX_THREADS = 200
+"""Events that run at once; Gradio's own 40 would let 50 streams wait for each other."""
+
+REMEMBER = """(tab, job) => {
+  const address = new URL(window.location.href);
+  address.searchParams.set("tab", tab);
+  if (job) address.searchParams.set("job", job); else address.searchParams.delete("job");
+  window.history.replaceState(null, "", address);
+}"""
+TABS = ("train", "jobs", "playground", "prefixes")
+
+
+class Page:
+    """The assembled page."""
+
+    def __init__(self, context: AppContext) -> None:
+        self.context = context
+        with gr.Blocks(title="Prefix Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
+            self.header = html_piece(HEADER.format(status="&nbsp;"))
+            self.status_timer = gr.Timer(10.0)
+            self.place = gr.State("train")
+            with gr.Tabs(elem_id="tabs") as self.tabs:
+                with gr.Tab("Train", id="train") as self.train_tab:
+                    self.train = TrainTab(context)
+                with gr.Tab("Jobs", id="jobs") as self.jobs_tab:
+                    self.jobs = JobsTab(context)
+                with gr.Tab("Playground", id="playground") as self.playground_tab:
+                    self.playground = PlaygroundTab(context)
+                with gr.Tab("Prefixes", id="prefixes") as self.prefixes_tab:
+                    self.prefixes = PrefixesTab(context)
+            self._wire()
+
+    def _wire(self) -> None:
+        for tab in (self.jobs, self.playground, self.prefixes):
+            tab.wire()
+        self._wire_visits()
+        self._wire_ways()
+        loaded = self.blocks.load(guarded(self._open), None, [self.tabs, self.place, self.jobs.chosen])
+        loaded.then(guarded(self._status), None, self.header, show_progress="hidden")
+        self.blocks.load(guarded(self.train.data.list_earlier), None, self.train.data.earlier)
+        self.blocks.unload(self.playground.running.cancel)
+        self.status_timer.tick(guarded(self._status), None, self.header, show_progress="hidden")
+
+    def _wire_visits(self) -> None:
+        """What happens when a tab is opened: it reads the database, and only the open one goes on reading."""
+        train, history, playground, library = self.train, self.jobs, self.playground, self.prefixes
+        visits = {
+            self.train_tab: (guarded(train.data.list_earlier), None, train.data.earlier),
+            self.jobs_tab: (guarded(history.refresh), [history.chosen, history.seen], history.shown),
+            self.playground_tab: (
+                guarded(playground.show), [playground.prefixes, playground.kind], playground.form,
+            ),
+            self.prefixes_tab: (guarded(library.show), library.chosen, library.shown),
+        }  # fmt: skip
+        for (tab, visit), name in zip(visits.items(), TABS, strict=True):
+            place = gr.State(name)
+            tab.select(lambda name=name: (name, gr.Timer(active=name == "jobs")), None, [self.place, history.timer])
+            tab.select(*visit, show_progress="hidden")
+            tab.select(None, [place, history.chosen] if name == "jobs" else [place, gr.State("")], None, js=REMEMBER)
+        history.chosen.change(None, [self.place, history.chosen], None, js=REMEMBER)
+
+    def _wire_ways(self) -> None:
+        """From Train to Jobs, from a finished job or a prefix to the Playground."""
+        started = self.train.start.train.click(
+            guarded(self.train.start.start), self.train.start_inputs, self.jobs.chosen
+        )
+        started.success(self._to_jobs, None, [self.tabs, self.place, self.jobs.timer]).success(
+            guarded(self.jobs.refresh), [self.jobs.chosen, self.jobs.seen], self.jobs.shown
+        )
+        target = [self.tabs, self.place, self.jobs.timer, self.playground.kind, *self.playground.form]
+        self.jobs.compare.click(guarded(self._compare_job), self.jobs.chosen, target)
+        self.prefixes.compare.click(guarded(self._compare_prefix), self.prefixes.chosen, target)
+
+    @staticmethod
+    def _to_jobs() -> tuple[Any, ...]:
+        return gr.Tabs(selected="jobs"), "jobs", gr.Timer(active=True)
+
+    def _compare_job(self, job_id: str) -> tuple[Any, ...]:
+        return self._compare_prefix(jobs.describe(self.context, job_id)["prefix_id"])
+
+    def _compare_prefix(self, prefix_id: str) -> tuple[Any, ...]:
+        name = prefixes.describe(self.context, prefix_id)["name"]
+        form = self.playground.show([name], FIELDS)
+        return gr.Tabs(selected="playground"), "playground", gr.Timer(active=False), FIELDS, *form
+
+    def _open(self, request: gr.Request) -> tuple[Any, ...]:
+        """Opens the place that the address names."""
+        tab = request.query_params.get("tab")
+        place = tab if tab in TABS else "train"
+        return gr.Tabs(selected=place), place, request.query_params.get("job")
+
+    def _status(self) -> str:
+        return HEADER.format(status=markup.escape(status.status_line(self.context)))
+
+
+def mount(app: FastAPI, context: AppContext) -> FastAPI:
+    """Mounts the page on the web role's application, with Gradio's own open doors shut.
+
+    Args:
+        app: The application that already has every other route.
+        context: What the services work with.
+    """
+    blocks = Page(context).blocks
+    blocks.max_threads = MAX_THREADS
+    blocks.queue(default_concurrency_limit=20, max_size=256, api_open=False)
+    mounted = gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        max_file_size=context.settings.max_upload_bytes,
+        theme=build_theme(),
+        css_paths=[STYLE_SHEET],
+        js=SCRIPT.read_text(encoding="utf-8"),
+    )
+    # Mounting leaves this off, and with it Gradio's check that a file handler is only given uploaded files.
+    blocks.has_launched = True
+    return mounted

@@ -1,0 +1,119 @@
+"""What the page says of datasets, base models, jobs, prefixes and comparisons."""
+
+from typing import Any
+
+import pytest
+
+from app.ui import compare_view, data_view, job_view, model_view, prefix_view
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def a_job(**changes: Any) -> dict[str, Any]:
+    job = {"id": "1", "name": "e2e", "status": "queued", "base_model": "tiny", "method": "prefix-tuning", "step": 0}
+    return job | {"max_steps": 0, "metrics": {}, "eta_s": None, "error": None} | changes
+
+
+def a_model(**changes: Any) -> dict[str, Any]:
+    model = {"name": "tiny", "source": "local", "supported": True, "reason": None, "fit": "fits", "license": "mit"}
+    return (
+        model
+        | {"num_parameters": 3_100_000, "context_length": 1024, "size_bytes": 6e6, "download_state": "ready"}
+        | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "Waiting for its turn."),
+        ({"jobs_ahead": 2}, "2 jobs before it"),
+        ({"status": "running", "stage": "Loading the base model"}, "Loading the base model …"),
+        ({"status": "running", "step": 140, "max_steps": 400, "eta_s": 120}, "Step 140 of 400, about 2 min left."),
+        ({"status": "failed", "error": {"message": "The disk is full."}}, "The disk is full."),
+        ({"status": "cancelled"}, "nothing of it was kept"),
+        ({"status": "succeeded", "metrics": {"base_loss": 4.3, "validation_loss": 2.3}}, "from 4.300 (base) to 2.300"),
+        ({"status": "succeeded", "stopped_early": True}, "stopped early"),
+    ],
+)
+def test_state_line_says_in_a_sentence_how_a_job_stands(changes: dict[str, Any], words: str) -> None:
+    assert words in job_view.state_line(a_job(**changes))
+
+
+def test_job_cards_say_what_to_do_when_there_is_none() -> None:
+    assert "Train tab" in job_view.job_cards([], None)
+
+
+def test_job_curve_draws_both_baselines() -> None:
+    told = {"steps": [1, 2], "train_loss": [3.0, 2.0], "validation": [{"step": 0, "loss": 3.0}], "best_step": 0}
+    shown = job_view.curve(a_job(max_steps=2), told | {"baselines": {"base": 3.1, "instruction": 2.9}})
+    assert "base model, 3.10" in shown
+    assert "written instruction, 2.90" in shown
+
+
+def test_model_cards_put_what_can_be_used_first_and_say_why_not() -> None:
+    refused = a_model(name="odd", supported=False, reason="It needs custom code.")
+    shown = model_view.model_cards([refused, a_model()], "tiny")
+    assert shown.index("tiny") < shown.index("odd")
+    assert "It needs custom code." in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"download_state": "downloading", "downloaded_bytes": 5e6, "total_bytes": 1e7}, "5.0 MB of 10.0 MB"),
+        ({"download_state": "absent", "size_bytes": 2.7e8}, "Download it once (270 MB)"),
+        ({"download_state": "failed", "reason": "The network is down."}, "The network is down."),
+        ({}, "tiny is ready."),
+    ],
+)
+def test_download_line_says_how_a_model_stands(changes: dict[str, Any], words: str) -> None:
+    assert words in model_view.download_line(a_model(**changes))
+
+
+def test_findings_show_what_blocks_first() -> None:
+    found = [
+        {"severity": "notes", "message": "A note."},
+        {"severity": "blocks", "message": "A wall."},
+        {"severity": "warns", "message": "A warning."},
+    ]
+    shown = data_view.findings(found)
+    assert shown.index("A wall.") < shown.index("A warning.") < shown.index("A note.")
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        data_view.samples([{"row": 1, "prompt": HOSTILE, "target": HOSTILE}]),
+        data_view.chips([HOSTILE]),
+        job_view.job_cards([a_job(name=HOSTILE)], None),
+        job_view.samples([{"prompt": HOSTILE, "expected": HOSTILE, "base": HOSTILE, "prefix": HOSTILE}]),
+        job_view.log([HOSTILE]),
+        model_view.model_cards([a_model(name=HOSTILE, license=HOSTILE, reason=HOSTILE)], HOSTILE),
+        prefix_view.snippet(HOSTILE),
+        compare_view.panes(compare_view.Comparison([compare_view.Pane(HOSTILE, "", text=HOSTILE)])),
+    ],
+)
+def test_views_never_let_a_script_through(shown: str) -> None:
+    assert "<img" not in shown
+    assert "onerror=alert" not in shown.replace("&lt;img src=x onerror=alert", "")
+
+
+def test_comparison_collects_what_the_stream_brings() -> None:
+    state = compare_view.Comparison([compare_view.Pane("base", ""), compare_view.Pane("mine", "")])
+    state.take({"prompt": "Say hello:"})
+    state.take({"column": 1, "text": "Hel"})
+    state.take({"column": 1, "text": "lo"})
+    state.take({"column": 1, "done": True, "finish_reason": "length", "tokens": 2, "tokens_per_second": 30.4})
+    state.take({"proof": {"base_verified": True, "max_difference": 0.0, "prefix_kl": 1.5}})
+    shown = compare_view.panes(state)
+    assert "Hello" in shown
+    assert "2 tokens, 30 tokens/s, cut at the limit" in shown
+    assert "base verified" in compare_view.proof(state)
+    assert "prefix active" in compare_view.proof(state)
+
+
+def test_proof_says_so_when_a_prefix_does_nothing() -> None:
+    state = compare_view.Comparison([], proof={"base_verified": False, "max_difference": 0.5, "prefix_kl": 0.0})
+    assert "base differs" in compare_view.proof(state)
+    assert "prefix without effect" in compare_view.proof(state)
