@@ -1,33 +1,41 @@
-# Everything a fresh machine needs is set up by the first of these that is called.
+# Everything that a fresh machine needs is set up by the first of these that is called.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+APP_STAMP := $(VENV)/.installed-app
+TEST_STAMP := $(VENV)/.installed-test
 
 .PHONY: run test check format install clean
 
-run: install
+run: $(APP_STAMP)
 	$(BIN)/python app.py
 
-test: install
+test: $(TEST_STAMP)
 	$(BIN)/python -m pytest
 
-check: install
+check: $(TEST_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy app worker storage
-	$(BIN)/python -m pytest -q tests/test_layering.py
+	$(BIN)/python -m pytest tests/test_layering.py
 
-format: install
+format: $(TEST_STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-install: $(STAMP)
+install: $(APP_STAMP)
 
-$(STAMP): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# A newer Python than 3.11 works as well; an older one is refused by pip in words.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(APP_STAMP): $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $(APP_STAMP)
+
+$(TEST_STAMP): $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	touch $(STAMP)
+	touch $(TEST_STAMP) $(APP_STAMP)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
