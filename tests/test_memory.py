@@ -1,0 +1,64 @@
+"""The estimate of memory, and the badge that follows from it."""
+
+import pytest
+
+from worker.engine.families import Geometry
+from worker.engine.memory import (
+    Workload,
+    available_memory,
+    estimate_serving_bytes,
+    estimate_training_bytes,
+    fit,
+)
+
+SMALL = Geometry(12, 3, 64, 576, 49152, 2048, False, 9, 1536)
+SMALL_PARAMETERS = 70_799_040
+GPT2 = Geometry(6, 12, 64, 768, 50257, 1024, True, 12, 3072)
+GPT2_PARAMETERS = 81_912_576
+
+MEASURED = [
+    (SMALL, SMALL_PARAMETERS, Workload(32, 8, 128, 64), "float32", 1680),
+    (SMALL, SMALL_PARAMETERS, Workload(32, 2, 128, 16), "float32", 804),
+    (SMALL, SMALL_PARAMETERS, Workload(64, 16, 128, 16), "float32", 2227),
+    (SMALL, SMALL_PARAMETERS, Workload(32, 8, 128, 64), "bfloat16", 1429),
+    (SMALL, SMALL_PARAMETERS, Workload(64, 2, 512, 32), "float32", 1368),
+    (GPT2, GPT2_PARAMETERS, Workload(32, 8, 128, 64), "float32", 1776),
+]
+"""Peak resident MiB of a training with plain transformers on the CPU."""
+
+
+@pytest.mark.parametrize(("geometry", "num_parameters", "workload", "dtype", "peak_mib"), MEASURED)
+def test_training_estimate_stays_near_the_measured_peak(geometry, num_parameters, workload, dtype, peak_mib):
+    estimate_mib = estimate_training_bytes(geometry, num_parameters, workload, dtype=dtype) / 2**20
+    assert 0.95 < estimate_mib / peak_mib < 1.4
+
+
+def test_training_estimate_grows_with_everything_that_is_held():
+    least = estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload())
+    for larger in (Workload(64), Workload(batch_size=32), Workload(row_tokens=256), Workload(num_slots=8)):
+        assert estimate_training_bytes(SMALL, SMALL_PARAMETERS, larger) > least
+    assert estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload(), dtype="bfloat16") < least
+
+
+def test_serving_needs_less_than_training():
+    training = estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload())
+    assert SMALL_PARAMETERS * 4 < estimate_serving_bytes(SMALL, SMALL_PARAMETERS) < training
+
+
+@pytest.mark.parametrize(("estimate", "badge"), [(80, "fits"), (81, "tight"), (100, "tight"), (101, "will not fit")])
+def test_badge_follows_the_share_of_free_memory(estimate, badge):
+    assert fit(estimate, 100) == badge
+
+
+def test_available_memory_is_that_of_the_accelerator_where_there_is_one():
+    assert available_memory(7_000_000_000) == 7_000_000_000
+
+
+def test_available_memory_heeds_the_limit_of_a_container(tmp_path):
+    without_limit = available_memory(cgroup=tmp_path)
+    assert without_limit > 0
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("2000000\n")
+    assert available_memory(cgroup=tmp_path) == 3_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(cgroup=tmp_path) > 3_000_000

@@ -1,0 +1,138 @@
+"""How much memory training and serving will take, from a model's measurements alone; knows no torch.
+
+The estimate counts what must stand in memory at once: the frozen weights, the activations kept for the backward pass,
+the logits, and the prefix with its gradient and AdamW's two moments. `TRAINING_OVERHEAD` and `PROCESS_BYTES` stand for
+what cannot be counted so: the libraries, the allocator's slack and short-lived buffers.
+
+Against the measured peak of six trainings with plain transformers on the CPU (Llama of 12 layers and 576 wide, GPT-2 of
+6 layers; 2 to 16 rows of 128 or 512 tokens; fp32 and bf16) the estimate was 0.98 to 1.34 times as high.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from worker.engine.families import Geometry
+
+Fit = Literal["fits", "tight", "will not fit"]
+
+BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
+PROCESS_BYTES = 600_000_000
+"""Memory of a process with torch and transformers imported and nothing loaded."""
+
+TRAINING_OVERHEAD = 1.15
+TIGHT_SHARE = 0.8
+"""Above this share of what is free, the badge says tight."""
+
+CGROUP = Path("/sys/fs/cgroup")
+
+KEPT_PER_HIDDEN = 10
+KEPT_PER_FEED_FORWARD = 4
+LOGIT_COPIES = 3
+"""Logits are needed in the model's format, in fp32 for the loss, and as their gradient."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a training step holds.
+
+    Attributes:
+        num_virtual_tokens: Length P of the prefix in tokens.
+        batch_size: Rows in one forward pass.
+        row_tokens: Tokens of a row, prompt and target.
+        target_tokens: Tokens of a row that the loss counts, so that logits are computed for them alone.
+        num_slots: Prefixes trained at once.
+    """
+
+    num_virtual_tokens: int = 32
+    batch_size: int = 16
+    row_tokens: int = 128
+    target_tokens: int = 64
+    num_slots: int = 1
+
+
+def estimate_training_bytes(
+    geometry: Geometry,
+    num_parameters: int,
+    workload: Workload,
+    *,
+    dtype: str = "float32",
+    method: str = "prefix-tuning",
+) -> int:
+    """Memory of a training in bytes.
+
+    Args:
+        geometry: Measurements of the base.
+        num_parameters: Its stored numbers.
+        workload: What a step holds.
+        dtype: Number format of the frozen base.
+        method: `prefix-tuning` or `prompt-tuning`.
+    """
+    width = BYTES_PER_NUMBER[dtype]
+    positions = workload.row_tokens + (workload.num_virtual_tokens if method == "prompt-tuning" else 0)
+    tokens = workload.batch_size * positions
+    per_token = KEPT_PER_HIDDEN * geometry.hidden_size + KEPT_PER_FEED_FORWARD * geometry.intermediate_size
+    activations = tokens * geometry.num_layers * per_token * width
+    keys_and_values = geometry.num_layers * 2 * geometry.num_kv_heads * geometry.head_dim
+    # Each row's keys and values stand behind the prefix's in one tensor of every layer.
+    joined = workload.batch_size * (positions + workload.num_virtual_tokens) * keys_and_values * width
+    attention = tokens * (positions + workload.num_virtual_tokens) * geometry.num_heads * width
+    logits = workload.batch_size * workload.target_tokens * geometry.vocab_size * 4 * LOGIT_COPIES
+    # fp32 master, gradient, two moments of AdamW, and the best prefix so far.
+    prefix = 5 * 4 * workload.num_slots * geometry.prefix_parameters(method, workload.num_virtual_tokens)
+    counted = num_parameters * width + activations + joined + attention + logits + prefix
+    return PROCESS_BYTES + int(TRAINING_OVERHEAD * counted)
+
+
+def estimate_serving_bytes(
+    geometry: Geometry, num_parameters: int, *, tokens: int = 1024, rows: int = 4, dtype: str = "float32"
+) -> int:
+    """Memory of answering, in bytes: the weights, and keys and values of all rows.
+
+    Args:
+        geometry: Measurements of the base.
+        num_parameters: Its stored numbers.
+        tokens: Tokens of a row, prefix and answer included.
+        rows: Rows answered in one batch.
+        dtype: Number format of the base.
+    """
+    width = BYTES_PER_NUMBER[dtype]
+    cache = rows * tokens * geometry.num_layers * 2 * geometry.num_kv_heads * geometry.head_dim * width
+    logits = rows * geometry.vocab_size * 4
+    return PROCESS_BYTES + num_parameters * width + cache + logits
+
+
+def fit(estimate_bytes: int, available_bytes: int) -> Fit:
+    """The badge: whether an estimate fits into what is free.
+
+    Args:
+        estimate_bytes: What will be needed.
+        available_bytes: What is free on the machine, or on its accelerator.
+    """
+    if estimate_bytes > available_bytes:
+        return "will not fit"
+    return "tight" if estimate_bytes > TIGHT_SHARE * available_bytes else "fits"
+
+
+def available_memory(gpu_free_bytes: int | None = None, cgroup: Path = CGROUP) -> int:
+    """Bytes that a training may take: those free on the accelerator where there is one, else in RAM.
+
+    Args:
+        gpu_free_bytes: Free memory of the accelerator, as a role with torch reported it.
+        cgroup: Where Linux tells the limit of a container, which the figures of the machine leave out.
+    """
+    if gpu_free_bytes is not None:
+        return gpu_free_bytes
+    free = int(psutil.virtual_memory().available)
+    limit, used = _read_number(cgroup / "memory.max"), _read_number(cgroup / "memory.current")
+    return free if limit is None or used is None else max(min(free, limit - used), 0)
+
+
+def _read_number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
