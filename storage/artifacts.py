@@ -102,6 +102,10 @@ class ArtifactStore:
         folders = [path for path in self._run(job_id).glob("*") if path.name.isdecimal()]
         return sorted(folders, key=lambda path: int(path.name), reverse=True)
 
+    def run_ids(self) -> list[str]:
+        """The jobs that have a run folder."""
+        return sorted(path.name for path in (self.root / "runs").glob("*") if path.name.isalnum())
+
     def delete_run(self, job_id: str) -> None:
         """Deletes what every attempt of a job left; does nothing where that is nothing."""
         shutil.rmtree(self._run(job_id), ignore_errors=True)
