@@ -1,0 +1,221 @@
+"""Generation of one batch, token by token: each row with its own prefix, sampling and end; knows no text of prompts.
+
+A row gets what it would get alone: rows are padded on the left, positions are counted in tokens, and a row that has
+ended leaves the batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from worker.engine.attention import attending
+from worker.engine.bank import NO_PREFIX, PrefixBank, position_ids_for
+from worker.engine.base import LoadedBase
+from worker.engine.detokenise import Detokeniser, StopFilter
+from worker.engine.sampling import Sampler
+from worker.engine.tokens import check_context
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class GenerationRow:
+    """What one row of a batch asks for.
+
+    Attributes:
+        prompt_ids: At least one id.
+        slot: Slot of the bank, or `NO_PREFIX`.
+        max_new_tokens: At most so many tokens; see `cap_new_tokens`.
+        temperature: 0 is greedy.
+        top_p: Share of probability that is drawn from.
+        seed: Seed of the row's draws; None takes a fresh one.
+        stop: Texts that end the row; they are not shown.
+        end_ids: Tokens that end the row; they are not shown.
+    """
+
+    prompt_ids: tuple[int, ...]
+    slot: int = NO_PREFIX
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    end_ids: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids or self.max_new_tokens < 1:
+            raise ValueError(
+                f"a row has {len(self.prompt_ids)} prompt ids and max_new_tokens {self.max_new_tokens}; expected at "
+                "least one of each"
+            )
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One token of one row.
+
+    Attributes:
+        row: Index of the row in the batch as it was asked for.
+        token_id: The token.
+        text: What can be shown now; may be empty, and may hold the text of several tokens.
+        finish_reason: Set on the last event of a row: `stop` (end token or stop text) or `length`.
+        logprob: Natural logarithm of the token's probability under the model.
+    """
+
+    row: int
+    token_id: int
+    text: str
+    finish_reason: FinishReason | None
+    logprob: float
+
+
+def stream(
+    base: LoadedBase,
+    bank: PrefixBank | None,
+    rows: Sequence[GenerationRow],
+    cancelled: Callable[[], bool] | None = None,
+    observe_first: Callable[[Tensor], None] | None = None,
+) -> Iterator[list[TokenEvent]]:
+    """Generates all rows in one batch.
+
+    Args:
+        base: The loaded base, attention installed.
+        bank: The prefixes that rows name; None where no row has one.
+        rows: One or more rows.
+        cancelled: Asked before every forward; once it says yes, nothing more is computed.
+        observe_first: Called once with the logits of the first step, `[len(rows), V]`.
+
+    Yields:
+        Per step one event for each row that has not ended.
+    """
+    batch = _Batch(base, bank, rows)
+    is_first = True
+    while batch.rows and not (cancelled is not None and cancelled()):
+        logits = batch.forward()
+        if is_first and observe_first is not None:
+            observe_first(logits)
+        is_first = False
+        events = [row.accept(row_logits) for row, row_logits in zip(batch.rows, logits, strict=True)]
+        batch.go_on(events)
+        yield events
+
+
+@torch.inference_mode()
+def untouched_logits(base: LoadedBase, prompt_ids: Sequence[int], attention: str) -> Tensor:
+    """Logits `[V]` of the next token by the base alone, with an attention of transformers' own.
+
+    The proof that the left pane is the untouched model: no bank and no function of ours takes part.
+
+    Args:
+        base: The loaded base.
+        prompt_ids: The prompt.
+        attention: Name of the stock attention, `sdpa` or `eager`.
+    """
+    ours = base.model.config._attn_implementation
+    base.model.set_attn_implementation(attention)
+    try:
+        input_ids = torch.tensor([list(prompt_ids)], device=base.device)
+        logits: Tensor = base.model(input_ids=input_ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+        return logits
+    finally:
+        base.model.set_attn_implementation(ours)
+
+
+def end_ids(base: LoadedBase, *more: int | None) -> frozenset[int]:
+    """The tokens that end an answer: those of the model's generation settings, the tokenizer's own, and `more`."""
+    named = base.model.generation_config.eos_token_id
+    listed = named if isinstance(named, list) else [named]
+    return frozenset(int(end) for end in (*listed, base.tokenizer.eos_token_id, *more) if end is not None)
+
+
+def cap_new_tokens(num_prompt_tokens: int, num_virtual_tokens: int, wish: int, context_length: int | None) -> int:
+    """How many tokens may be generated: the wish, or what the context has room for.
+
+    Raises:
+        ContextOverflowError: There is no room for a single one.
+    """
+    check_context(
+        num_prompt_tokens,
+        num_target_tokens=1,
+        num_virtual_tokens=num_virtual_tokens,
+        context_length=context_length,
+    )
+    return wish if context_length is None else min(wish, context_length - num_prompt_tokens - num_virtual_tokens)
+
+
+class _Row:
+    """One row on its way: its draws, its text, its count."""
+
+    def __init__(self, index: int, row: GenerationRow, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.index = index
+        self.row = row
+        self._sampler = Sampler(row.temperature, row.top_p, row.seed)
+        self._text = Detokeniser(tokenizer, row.prompt_ids)
+        self._stop = StopFilter(row.stop)
+        self._num_tokens = 0
+
+    def accept(self, logits: Tensor) -> TokenEvent:
+        """Chooses the row's next token from `[V]` and says what may be shown."""
+        choice = self._sampler.choose(logits)
+        self._num_tokens += 1
+        is_end = choice.token_id in self.row.end_ids
+        is_last = is_end or self._num_tokens == self.row.max_new_tokens
+        text = "" if is_end else self._text.push(choice.token_id)
+        shown, is_stopped = self._stop.push(text + (self._text.flush() if is_last else ""))
+        if is_last and not is_stopped:
+            shown += self._stop.flush()
+        reason: FinishReason | None = "stop" if is_stopped or is_end else "length" if is_last else None
+        return TokenEvent(self.index, choice.token_id, shown, reason, choice.logprob)
+
+
+class _Batch:
+    """The rows that have not ended, with their cache."""
+
+    def __init__(self, base: LoadedBase, bank: PrefixBank | None, rows: Sequence[GenerationRow]) -> None:
+        self.rows = [_Row(index, row, base.tokenizer) for index, row in enumerate(rows)]
+        self._base = base
+        self._bank = bank
+        # Without the config every layer keeps all its keys, so that masks have one width; windows are in the masks.
+        self._cache = DynamicCache()
+        longest = max((len(row.prompt_ids) for row in rows), default=0)
+        padded = [[0] * (longest - len(row.prompt_ids)) + list(row.prompt_ids) for row in rows]
+        mask = [[0] * (longest - len(row.prompt_ids)) + [1] * len(row.prompt_ids) for row in rows]
+        self._input_ids = torch.tensor(padded, device=base.device)
+        self._mask = torch.tensor(mask, device=base.device)
+
+    @torch.inference_mode()
+    def forward(self) -> Tensor:
+        """Logits `[rows, V]` of each row's next token."""
+        slots = [row.row.slot for row in self.rows]
+        positions = position_ids_for(self._mask, self._bank, slots)[:, -self._input_ids.shape[1] :]
+        with attending(self._base.model, self._bank, slots):
+            output = self._base.model(
+                input_ids=self._input_ids,
+                attention_mask=self._mask,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    @torch.inference_mode()
+    def go_on(self, events: Sequence[TokenEvent]) -> None:
+        """Puts the chosen tokens behind their rows, and lets the ended rows go."""
+        kept = [index for index, event in enumerate(events) if event.finish_reason is None]
+        if not kept:
+            self.rows = []
+            return
+        device = self._base.device
+        self._input_ids = torch.tensor([[events[index].token_id] for index in kept], device=device)
+        if len(kept) < len(self.rows):
+            indices = torch.tensor(kept, device=device)
+            self._cache.batch_select_indices(indices)
+            self._mask = self._mask[indices]
+            self.rows = [self.rows[index] for index in kept]
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), 1)], dim=1)
