@@ -1,0 +1,135 @@
+"""A frozen base model, loaded from a folder with nothing but its weights and its tokenizer."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from worker.engine.attention import install
+from worker.engine.errors import UnsupportedModelError
+from worker.engine.families import Geometry, check_family, geometry
+from worker.engine.recipe import Precision
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base model ready for prefixes: frozen, in eval mode, with our attention installed.
+
+    Attributes:
+        model: The causal language model.
+        tokenizer: Its tokenizer; `pad_token` is always set.
+        geometry: Its measurements.
+        device: Where it computes.
+        dtype: Number format of its weights.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    geometry: Geometry
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers in the base, tied ones once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") -> LoadedBase:
+    """Loads a base model; no code of the folder is run and no pickle is read.
+
+    Args:
+        folder: A model folder with config.json, safetensors and a tokenizer.
+        device: `auto` takes CUDA, then Apple's MPS, then the CPU; or a torch device.
+        dtype: `auto` computes in bfloat16 on a GPU that knows it and in fp32 elsewhere.
+
+    Raises:
+        UnsupportedModelError: The family takes no prefix, or the folder holds no safetensors.
+    """
+    config = _read_config(folder)
+    check_family(config)
+    if not any(folder.glob("*.safetensors")):
+        raise UnsupportedModelError(
+            f"{folder.name} holds no safetensors weights, and other kinds can run code when read. "
+            "Convert the model to safetensors, or choose another one."
+        )
+    target = choose_device(device)
+    number_format = choose_dtype(dtype, target)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=number_format,
+        attn_implementation="eager",
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return prepare_base(model.to(target), tokenizer, geometry(config))
+
+
+def prepare_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, measured: Geometry) -> LoadedBase:
+    """Freezes a model that is in memory already and lets its attention take prefixes.
+
+    Args:
+        model: Already where it shall compute, in the number format that it shall have.
+        tokenizer: Gets its end token as `pad_token` where it has none; padding is masked everywhere.
+        measured: Its measurements.
+    """
+    model.requires_grad_(False).eval()
+    install(model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return LoadedBase(model, tokenizer, measured, model.device, model.dtype)
+
+
+def choose_device(wish: str = "auto") -> torch.device:
+    """The device to compute on: the wish, or the fastest there is."""
+    if wish != "auto":
+        return torch.device(wish)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def choose_dtype(wish: Precision, device: torch.device) -> torch.dtype:
+    """The number format of the base: the wish, or bfloat16 where a GPU computes in it and fp32 elsewhere.
+
+    A CPU gets fp32 even where bfloat16 would be faster, because that depends on its generation and the same job
+    should give the same prefix on the next machine.
+    """
+    if wish != "auto":
+        return DTYPES[wish]
+    is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer (name, dtype, shape, bytes), sorted by name: proves a base unchanged."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted([*model.named_parameters(), *model.named_buffers()]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _read_config(folder: Path) -> dict[str, object]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"{folder.name} has no readable config.json; expected a model folder as transformers saves it."
+        ) from error
+    if not isinstance(config, dict):
+        raise UnsupportedModelError(f"config.json in {folder.name} is not an object; the folder is damaged.")
+    return config
