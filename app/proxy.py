@@ -1,7 +1,6 @@
 """The OpenAI-compatible interface `/v1/*`: passed on to the inference role as it comes, streams included."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -12,16 +11,16 @@ import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from app.services.health import read_address
+from app.services.inference import CONNECT_TIMEOUT_S, NOT_READY
 from storage.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-CONNECT_TIMEOUT_S = 5.0
 MAX_CONNECTIONS = 256
 FORWARDED_REQUEST_HEADERS = ("content-type", "accept")
 FORWARDED_RESPONSE_HEADERS = ("content-type", "retry-after", "cache-control", "x-accel-buffering")
-NOT_READY = "The model server is still starting, or starts again. Try again in a few seconds."
 
 
 class InferenceProxy:
@@ -51,12 +50,11 @@ class InferenceProxy:
         address = read_address(self.settings)
         if address is None or self._client is None:
             return _not_ready()
-        url, secret = address
         body = await request.body()
         headers = {name: value for name in FORWARDED_REQUEST_HEADERS if (value := request.headers.get(name))}
-        headers["Authorization"] = f"Bearer {secret}"
+        headers |= address.headers
         outgoing = self._client.build_request(
-            request.method, f"{url}/v1/{path}", params=request.query_params, content=body, headers=headers
+            request.method, f"{address.url}/v1/{path}", params=request.query_params, content=body, headers=headers
         )
         try:
             answer = await _unless_gone(request, self._client.send(outgoing, stream=True))
@@ -67,15 +65,6 @@ class InferenceProxy:
             return Response(status_code=499)
         passed_on = {name: value for name in FORWARDED_RESPONSE_HEADERS if (value := answer.headers.get(name))}
         return StreamingResponse(_relay(answer), status_code=answer.status_code, headers=passed_on)
-
-
-def read_address(settings: Settings) -> tuple[str, str] | None:
-    """URL and secret of the inference role; None until it has written them."""
-    try:
-        told = json.loads(settings.inference_file.read_text())
-        return str(told["url"]).rstrip("/"), str(told["secret"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def proxy_router(proxy: InferenceProxy) -> APIRouter:

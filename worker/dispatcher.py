@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
 from storage.errors import StudioError
 from storage.jobs import list_jobs
@@ -21,6 +22,7 @@ from storage.logs import set_up_logging
 from storage.queue import Lease, LeaseLostError, claim_next, requeue_expired
 from storage.schema.job import JobStatus
 from storage.settings import Settings, read_settings
+from storage.usage import sweep
 from worker.downloader import Downloader
 from worker.executor import Ended, Executor, LocalExecutor, find_devices
 from worker.training.assignment import Assignment
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.2
 BEAT_S = 2.0
 EXPIRY_S = 5.0
+SWEEP_S = 3600.0
 STOP_TIMEOUT_S = 15.0
 PAUSE_AFTER_FAULT_S = 2.0
 
@@ -53,6 +56,7 @@ class Dispatcher:
         self._running: list[Assignment] = []
         self._beat_at = 0.0
         self._expiry_at = 0.0
+        self._sweep_at: float | None = None
 
     def run(self, asked_to_stop: threading.Event) -> None:
         """Works until the event is set; then trainers checkpoint, and what they leave goes back to the queue."""
@@ -77,6 +81,7 @@ class Dispatcher:
             continue
         self.executor.keep_warm()
         self.downloader.tick()
+        self._sweep()
 
     def shut_down(self) -> None:
         """Ends every child; a job whose trainer did not give it back itself returns to the queue."""
@@ -125,6 +130,12 @@ class Dispatcher:
         with self.database.write() as session:
             for job in requeue_expired(session):
                 logger.warning("the lease of job %s ran out; the job is %s", job.id, job.status)
+
+    def _sweep(self) -> None:
+        """Deletes what no row names: at the start, since a crash may have left something, and then every hour."""
+        if self._sweep_at is None or time.monotonic() - self._sweep_at > SWEEP_S:
+            self._sweep_at = time.monotonic()
+            sweep(self.database, ArtifactStore(self.settings))
 
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at < BEAT_S:

@@ -1,0 +1,63 @@
+"""Rows of jobs and of their events as the dictionaries that REST and the page share."""
+
+from datetime import datetime
+from typing import Any
+
+from storage.schema.job import Job, JobEvent
+
+
+def job_body(job: Job, queue: list[str]) -> dict[str, Any]:
+    """A job as REST answers with it.
+
+    Args:
+        job: Its row.
+        queue: Ids of the jobs that wait, in their order.
+    """
+    return {
+        "id": job.id,
+        "name": job.name,
+        "status": job.status.value,
+        "stage": job.stage,
+        "stop_request": job.stop_request.value if job.stop_request else None,
+        "step": job.step,
+        "max_steps": job.max_steps,
+        "metrics": dict(job.metrics),
+        "eta_s": job.eta_s,
+        "error": job.error,
+        "prefix_id": job.prefix_id,
+        "stopped_early": job.stopped_early,
+        "base_model": job.base_model,
+        "method": job.method,
+        "attempt": job.attempt,
+        "jobs_ahead": queue.index(job.id) if job.id in queue else 0,
+        "created_at": _moment(job.created_at),
+        "started_at": _moment(job.started_at),
+        "finished_at": _moment(job.finished_at),
+    }
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def event_body(event: JobEvent) -> dict[str, Any]:
+    """One thing that happened to a job, as its stream of events carries it."""
+    return {
+        "id": event.id,
+        "kind": event.kind,
+        "step": event.step,
+        "attempt": event.attempt,
+        "at": _moment(event.created_at),
+        "data": event.data,
+    }
+
+
+def log_lines_of(event: JobEvent) -> list[str]:
+    """An event as lines of the job's log."""
+    if event.kind == "state":
+        reason = event.data.get("reason")
+        text = f"attempt {event.attempt}: {event.data.get('status')}" + (f" because {reason}" if reason else "")
+    else:
+        text = str(event.data.get("message", ""))
+    first, *rest = text.splitlines() or [""]
+    return [f"{event.created_at:%H:%M:%S} {first}", *(f"         {line}" for line in rest)]

@@ -1,0 +1,203 @@
+"""Jobs as REST and the page speak of them: submitted, followed, stopped, deleted."""
+
+from collections.abc import Callable
+from typing import Any
+
+from app.context import AppContext
+from app.services.job_bodies import event_body, job_body, log_lines_of
+from app.services.outlook import outlook
+from app.services.preflight import plan, refuse_misfit
+from storage import jobs as stored
+from storage.datasets import get_version
+from storage.schema.job import Job, JobStatus
+
+MAX_LOG_LINES = 500
+
+
+def submit(context: AppContext, body: dict[str, Any]) -> dict[str, Any]:
+    """Checks a job and puts it into the queue.
+
+    Args:
+        context: The open stores.
+        body: `dataset_id`, `base_model`, and if given `method`, `name`, `recipe`.
+
+    Returns:
+        The job, as `describe` gives it.
+
+    Raises:
+        StudioError: It cannot succeed, and why.
+        EngineError: The same, for its recipe and the kind of model.
+    """
+    planned = plan(context, body)
+    refuse_misfit(planned)
+    with context.database.write() as session:
+        job = stored.submit_job(
+            session,
+            name=planned.name,
+            dataset_version_id=planned.version.id,
+            base_model=planned.base_model,
+            recipe=planned.wish.to_dict(),
+            rendering=planned.rendering,
+        )
+        job.max_steps = planned.recipe.max_steps or 0
+    return describe(context, job.id)
+
+
+def summary(context: AppContext, body: dict[str, Any]) -> dict[str, Any]:
+    """What would happen if this job were submitted, before anything does.
+
+    Returns:
+        `sentence`, `warnings`, `recipe` (every field set), `num_virtual_tokens`, `num_parameters`, `base_parameters`,
+        `share` (of the base, 0 to 1), `size_bytes`, `estimate_s`, `estimate_bytes`, `fit`.
+
+    Raises:
+        StudioError: It would be refused, and why.
+        EngineError: The same, for its recipe and the kind of model.
+    """
+    planned = plan(context, body)
+    refuse_misfit(planned)
+    with context.database.read() as session:
+        finished = [job.metrics for job in stored.list_jobs(session, JobStatus.SUCCEEDED)]
+    return outlook(planned, finished)
+
+
+def describe(context: AppContext, job_id: str) -> dict[str, Any]:
+    """Everything that is known of one job.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
+    with context.database.read() as session:
+        job = stored.get_job(session, job_id)
+        dataset = get_version(session, job.dataset_version_id).dataset if job.dataset_version_id else None
+        queue = [each.id for each in stored.queued_jobs(session)]
+    body = job_body(job, queue)
+    samples = body["metrics"].pop("samples", [])
+    named = {"dataset_id": dataset.id if dataset else None, "dataset_name": dataset.name if dataset else None}
+    return {**body, **named, "samples": samples, "recipe": job.recipe, "rendering": job.rendering}
+
+
+def listing(context: AppContext) -> list[dict[str, Any]]:
+    """Every job, the newest first."""
+    with context.database.read() as session:
+        jobs = stored.list_jobs(session)
+        queue = [each.id for each in stored.queued_jobs(session)]
+    bodies = [job_body(job, queue) for job in jobs]
+    for body in bodies:
+        body["metrics"].pop("samples", None)
+    return bodies
+
+
+def stop(context: AppContext, job_id: str, keep: bool) -> dict[str, Any]:
+    """Ends a job: its best prefix so far is published, or all is discarded.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: It has ended, or has nothing to keep.
+    """
+    with context.database.write() as session:
+        stored.request_stop(session, job_id, keep=keep)
+    return describe(context, job_id)
+
+
+def pause(context: AppContext, job_id: str) -> dict[str, Any]:
+    """Holds a job back, after a checkpoint where it runs."""
+    return _change(context, job_id, stored.pause_job)
+
+
+def resume(context: AppContext, job_id: str) -> dict[str, Any]:
+    """Puts a paused job back into the queue; it goes on from its checkpoint."""
+    return _change(context, job_id, stored.resume_job)
+
+
+def retry(context: AppContext, job_id: str) -> dict[str, Any]:
+    """Puts a failed or discarded job back into the queue."""
+    return _change(context, job_id, stored.retry_job)
+
+
+def duplicate(context: AppContext, job_id: str) -> dict[str, Any]:
+    """Submits a job with the settings of another; returns the new one."""
+    return _change(context, job_id, stored.duplicate_job)
+
+
+def move(context: AppContext, job_id: str, place: int) -> dict[str, Any]:
+    """Moves a waiting job to another place in the queue, counted from 0."""
+    with context.database.write() as session:
+        stored.move_job(session, job_id, place)
+    return describe(context, job_id)
+
+
+def remove(context: AppContext, job_id: str) -> None:
+    """Deletes a job with its curve, log and checkpoints; its prefix stays.
+
+    Raises:
+        NotFoundError: There is no such job.
+        ConflictError: It is running.
+    """
+    with context.database.write() as session:
+        stored.delete_job(session, job_id)
+    context.store.delete_run(job_id)
+
+
+def events(context: AppContext, job_id: str, after_id: int, limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """What happened to a job since an event, and whether anything more can.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
+    with context.database.read() as session:
+        job = stored.get_job(session, job_id)
+        found = stored.events_after(session, job_id, after_id, limit)
+    return [event_body(event) for event in found], job.status in stored.ENDED and len(found) < limit
+
+
+def curve(context: AppContext, job_id: str) -> dict[str, Any]:
+    """The loss of a job over its steps.
+
+    Returns:
+        `steps`, `train_loss` (one for each step), `validation` (`step`, `loss`), `baselines` (`base`, `instruction`),
+        `best_step`.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
+    with context.database.read() as session:
+        job = stored.get_job(session, job_id)
+        found = stored.events_after(session, job_id)
+    # An attempt that resumed repeats steps after its checkpoint; the later account of a step is the one that counts.
+    steps: dict[int, float] = {}
+    validation: dict[int, float] = {}
+    for event in found:
+        loss = event.data.get("loss")
+        if event.step is None or loss is None:
+            continue
+        if event.kind == "step":
+            steps[event.step] = loss
+        elif event.kind == "evaluated":
+            validation[event.step] = loss
+    return {
+        "steps": sorted(steps),
+        "train_loss": [steps[step] for step in sorted(steps)],
+        "validation": [{"step": step, "loss": validation[step]} for step in sorted(validation)],
+        "baselines": {"base": job.metrics.get("base_loss"), "instruction": job.metrics.get("instruction_loss")},
+        "best_step": job.metrics.get("best_step"),
+    }
+
+
+def log_lines(context: AppContext, job_id: str) -> list[str]:
+    """What a job wrote down, the latest last.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
+    with context.database.read() as session:
+        stored.get_job(session, job_id)
+        found = stored.events_after(session, job_id)
+    lines = [line for event in found if event.kind in ("log", "state") for line in log_lines_of(event)]
+    return lines[-MAX_LOG_LINES:]
+
+
+def _change(context: AppContext, job_id: str, change: Callable[[Any, str], Job]) -> dict[str, Any]:
+    with context.database.write() as session:
+        job = change(session, job_id)
+    return describe(context, job.id)

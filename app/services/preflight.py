@@ -1,0 +1,202 @@
+"""What is checked before a job is accepted, so that no time is spent on one that cannot succeed."""
+
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+from app.context import AppContext
+from app.services import base_models
+from storage.datasets import get_dataset
+from storage.errors import ConflictError, InvalidInputError
+from storage.names import check_name
+from storage.rows import count_rows
+from storage.schema.base_model import BaseModel
+from storage.schema.dataset import Dataset, DatasetVersion
+from storage.settings import MAX_NAME_CHARACTERS
+from worker.engine.automatic import resolve
+from worker.engine.families import Geometry, check_family, geometry
+from worker.engine.memory import Fit, Workload, available_memory, estimate_training_bytes, fit
+from worker.engine.recipe import Recipe
+
+MIN_FREE_BYTES = 200_000_000
+CHECKPOINT_COPIES = 8
+"""A checkpoint holds the prefix, its best state and the optimiser's two moments; two may stand at once."""
+
+BYTES_PER_TOKEN = 4
+"""Rough length of a token in UTF-8 text, for estimates alone."""
+
+RENDERINGS = ("auto", "plain", "chat")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job that may be submitted.
+
+    Attributes:
+        name: What it is called.
+        dataset: Its dataset.
+        version: The version that it trains on.
+        base_model: Its base model, on this machine.
+        geometry: Measurements of the base.
+        wish: The recipe as it was asked for.
+        recipe: The same with every field set.
+        rendering: How its rows become text; `kind` may be `auto` until the tokenizer is read.
+        row_tokens: About how many tokens a row has.
+        estimate_bytes: About how much memory the training takes.
+        fit: Whether that is free.
+    """
+
+    name: str
+    dataset: Dataset
+    version: DatasetVersion
+    base_model: BaseModel
+    geometry: Geometry
+    wish: Recipe
+    recipe: Recipe
+    rendering: dict[str, Any]
+    row_tokens: int
+    estimate_bytes: int
+    fit: Fit
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that will be trained."""
+        return self.geometry.prefix_parameters(self.recipe.method, _set(self.recipe.num_virtual_tokens))
+
+
+def plan(context: AppContext, body: dict[str, Any]) -> Plan:
+    """Checks everything that can be known before a training starts.
+
+    Args:
+        context: The open stores.
+        body: `dataset_id`, `base_model`, and if given `method`, `name`, `recipe`, `rendering`.
+
+    Raises:
+        StudioError: The sentence says what is wrong and what to do.
+        EngineError: The same, for the recipe and the kind of model.
+    """
+    wish = _read_recipe(body)
+    dataset, version = _require_dataset(context, body.get("dataset_id"))
+    base_model = base_models.require_ready(context, _text(body, "base_model", "Pick a base model."))
+    check_family(base_model.config or {})
+    measured = geometry(base_model.config or {})
+    num_rows = count_rows(context.store, version)["train"]
+    recipe = resolve(wish, num_rows, measured)
+    _check_length(recipe, measured)
+    row_tokens = max(8, version.size_bytes // max(1, version.num_rows) // BYTES_PER_TOKEN)
+    estimate_bytes = _estimate_bytes(base_model, measured, recipe, row_tokens)
+    planned = Plan(
+        name=check_name(str(body.get("name") or "").strip() or default_name(dataset.name)),
+        dataset=dataset,
+        version=version,
+        base_model=base_model,
+        geometry=measured,
+        wish=wish,
+        recipe=recipe,
+        rendering=_rendering(body, version),
+        row_tokens=row_tokens,
+        estimate_bytes=estimate_bytes,
+        fit=fit(estimate_bytes, available_memory()),
+    )
+    _check_disk(context, planned)
+    return planned
+
+
+def refuse_misfit(planned: Plan) -> None:
+    """Refuses a training that needs more memory than is free.
+
+    Raises:
+        ConflictError: With both numbers.
+    """
+    if planned.fit == "will not fit":
+        raise ConflictError(
+            f"This training needs about {planned.estimate_bytes / 1e9:.1f} GB of memory and "
+            f"{available_memory() / 1e9:.1f} GB are free. Pick a smaller base model, or lower the rows per step."
+        )
+
+
+def default_name(dataset_name: str) -> str:
+    """A name for a job whose user gave none: that of its table, without the ending."""
+    return dataset_name.rpartition(".")[0][:MAX_NAME_CHARACTERS].strip() or "Prefix"
+
+
+def _read_recipe(body: dict[str, Any]) -> Recipe:
+    values = body.get("recipe") or {}
+    if not isinstance(values, dict):
+        raise InvalidInputError("recipe is not an object; expected settings by name, or leave it out.")
+    method = body.get("method")
+    if method is not None and values.get("method", method) != method:
+        raise InvalidInputError(
+            f"method is {method!r}, but the recipe says {values['method']!r}. Give it once, or the same twice."
+        )
+    return Recipe.from_dict(values if method is None else {**values, "method": method})
+
+
+def _require_dataset(context: AppContext, dataset_id: Any) -> tuple[Dataset, DatasetVersion]:
+    if not isinstance(dataset_id, str) or not dataset_id:
+        raise InvalidInputError("dataset_id is missing. Upload a table first, and give its id.")
+    with context.database.read() as session:
+        dataset, version = get_dataset(session, dataset_id)
+    blocking = [finding for finding in version.findings if finding.get("severity") == "blocks"]
+    if blocking:
+        more = f" ({len(blocking) - 1} more)" if len(blocking) > 1 else ""
+        raise ConflictError(f"{dataset.name!r} cannot be trained on yet: {blocking[0]['message']}{more}")
+    return dataset, version
+
+
+def _check_length(recipe: Recipe, measured: Geometry) -> None:
+    length = _set(recipe.num_virtual_tokens)
+    if length > measured.context_length // 2:
+        raise InvalidInputError(
+            f"num_virtual_tokens is {length}; the context of this base model is {measured.context_length} tokens and a "
+            f"prefix may take half of it. Give at most {measured.context_length // 2}."
+        )
+
+
+def _estimate_bytes(base_model: BaseModel, measured: Geometry, recipe: Recipe, row_tokens: int) -> int:
+    workload = Workload(
+        num_virtual_tokens=_set(recipe.num_virtual_tokens),
+        batch_size=_set(recipe.batch_size),
+        row_tokens=min(row_tokens, measured.context_length),
+        target_tokens=min(row_tokens, measured.context_length) // 2,
+    )
+    dtype = "bfloat16" if recipe.precision == "bfloat16" else "float32"
+    num_parameters = int(base_model.details.get("num_parameters") or 0)
+    return estimate_training_bytes(measured, num_parameters, workload, dtype=dtype, method=recipe.method)
+
+
+def _rendering(body: dict[str, Any], version: DatasetVersion) -> dict[str, Any]:
+    mapping = version.mapping
+    kind = body.get("rendering") or mapping.get("rendering") or "auto"
+    if kind not in RENDERINGS:
+        raise InvalidInputError(f"rendering is {kind!r}; expected one of {', '.join(RENDERINGS)}.")
+    return {
+        "kind": kind,
+        "template": mapping.get("template") or "",
+        "target": mapping.get("target") or "",
+        "instruction": mapping.get("instruction") or "",
+        "few_shot_seed": int(mapping.get("seed") or 0),
+    }
+
+
+def _check_disk(context: AppContext, planned: Plan) -> None:
+    needed = MIN_FREE_BYTES + CHECKPOINT_COPIES * 4 * planned.num_parameters
+    free = shutil.disk_usage(context.settings.home).free
+    if free < needed:
+        raise ConflictError(
+            f"The disk has {free / 1e6:,.0f} MB left and this training needs {needed / 1e6:,.0f} MB. Free some room, "
+            "then start it again."
+        )
+
+
+def _text(body: dict[str, Any], name: str, remedy: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise InvalidInputError(f"{name} is missing. {remedy}")
+    return value
+
+
+def _set(value: int | None) -> int:
+    """A number that `resolve` has set."""
+    assert value is not None
+    return value
