@@ -1,0 +1,125 @@
+"""The process that reads uploaded files: `python -m storage.tables.child REQUEST.json`.
+
+A file that takes too much memory or time, or that breaks a parser, ends this process and no other. The answer is
+written to `result.json` beside the request.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from storage.disk import DiskFullError, refusing_full_disk
+from storage.errors import InvalidInputError, StudioError, TooLargeError
+from storage.tables.detect import open_reader
+from storage.tables.limits import Limits, ReadOptions
+from storage.tables.parts import assign_parts, common_columns
+from storage.tables.readers import TableReader
+from storage.tables.sources import SourceFile
+from storage.tables.table import Part
+from storage.tables.writer import PartWriter
+
+RESULT_NAME = "result.json"
+
+
+def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Reads all files of a request and writes `train.parquet` and so on into `folder`.
+
+    Args:
+        request: `files` (`name` and `path` of each), `limits` and `options`.
+        folder: Where the Parquet files go.
+
+    Returns:
+        `columns`, `num_rows` by part, `content_hash` and `detected`.
+
+    Raises:
+        StudioError: The files are no table.
+    """
+    limits = Limits(**request["limits"])
+    options = ReadOptions.from_dict(request["options"])
+    parts = assign_parts([file["name"] for file in request["files"]])
+    readers: dict[Part, TableReader] = {}
+    for part, index in parts.items():
+        file = request["files"][index]
+        readers[part] = open_reader(SourceFile(Path(file["path"]), file["name"], limits), options)
+    columns = common_columns(list(readers.values()))
+    digest = hashlib.sha256(json.dumps(columns).encode())
+    num_rows: dict[Part, int] = {}
+    for part, reader in readers.items():
+        writer = PartWriter(folder / f"{part}.parquet", columns, reader.source.name, limits)
+        writer.write(reader.rows(columns))
+        num_rows[part] = writer.num_rows
+        digest.update(f"{part} {writer.num_rows} ".encode() + writer.digest.digest())
+    return {
+        "columns": columns,
+        "num_rows": num_rows,
+        "content_hash": digest.hexdigest(),
+        "detected": _detected(readers),
+    }
+
+
+def _detected(readers: dict[Part, TableReader]) -> dict[str, Any]:
+    files = [{"name": reader.source.name, "part": part, **reader.detected} for part, reader in readers.items()]
+    return {**readers["train"].detected, "files": files}
+
+
+def limit_memory(limits: Limits) -> None:
+    """Has the system refuse this process more memory, or larger files, than the limits allow; Linux heeds all of it."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.max_unpacked_bytes, limits.max_unpacked_bytes))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+
+
+def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What `read_files` returns, or its refusal as `{"error": {"code", "message", "row"}}`."""
+    try:
+        with refusing_full_disk("reading the upload"):
+            return read_files(request, folder)
+    except StudioError as error:
+        return _refusal(error)
+    except RecursionError:
+        return _refusal(InvalidInputError("The file is nested too deep to be a table. Flatten it to named fields."))
+    except MemoryError:
+        return _refusal(out_of_memory())
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        return _refusal(
+            TooLargeError("The table takes too much room once it is unpacked. Upload a smaller part of it.")
+        )
+
+
+def out_of_memory() -> TooLargeError:
+    """The error for a file that wants more memory than it may have."""
+    return TooLargeError(
+        "Reading the file takes more memory than an upload may use; one of its values is very large, or the file is "
+        "damaged. Upload it as CSV or JSONL with one row a line, or in smaller pieces."
+    )
+
+
+def _refusal(error: StudioError) -> dict[str, Any]:
+    kind = "disk_full" if isinstance(error, DiskFullError) else error.code
+    return {"error": {"code": kind, "message": error.message, "row": error.row}}
+
+
+def main(arguments: list[str]) -> None:
+    """Reads the request, answers it in the same folder."""
+    path = Path(arguments[0])
+    request = json.loads(path.read_text(encoding="utf-8"))
+    limit_memory(Limits(**request["limits"]))
+    result = answer(request, path.parent)
+    part = path.with_name(f"{RESULT_NAME}.part")
+    part.write_text(json.dumps(result), encoding="utf-8")
+    os.replace(part, path.with_name(RESULT_NAME))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,143 @@
+"""Which format a file is in, by its content; each format has one reader."""
+
+import json
+import re
+
+from storage.errors import InvalidInputError
+from storage.tables.delimited import DelimitedReader
+from storage.tables.encoding import detect_encoding
+from storage.tables.json_reader import JsonLayout, JsonReader
+from storage.tables.json_values import DECODER
+from storage.tables.limits import ReadOptions
+from storage.tables.parquet_reader import ParquetReader
+from storage.tables.readers import TableReader
+from storage.tables.sources import CHUNK_BYTES, GZIP_MAGIC, SourceFile
+
+READABLE = "CSV, TSV, JSON, JSONL or Parquet"
+
+FOREIGN_FORMATS = (
+    (b"PK\x03\x04", "an Excel workbook or a zip archive"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+    (b"%PDF", "a PDF"),
+    (b"ARROW1", "an Arrow file"),
+    (b"FEA1", "a Feather file"),
+    (b"ORC", "an ORC file"),
+    (b"Obj\x01", "an Avro file"),
+    (b"SQLite format 3\x00", "an SQLite database"),
+    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard"),
+    (b"BZh", "compressed by bzip2"),
+    (b"\xfd7zXZ", "compressed by xz"),
+    (b"\x89PNG", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"GIF8", "an image"),
+    (b"\x7fELF", "a program"),
+    (b"\x80\x04\x95", "a Python pickle"),
+)
+DELIMITED_ENDINGS = (".csv", ".tsv", ".tab")
+JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+MARKUP = ("<!doctype", "<html", "<?xml")
+
+
+def open_reader(source: SourceFile, options: ReadOptions) -> TableReader:
+    """The reader for a file.
+
+    Args:
+        source: The file.
+        options: What the user knows better than the guess.
+
+    Raises:
+        StudioError: It is empty, or in a format that cannot be read.
+    """
+    with source.opened() as file:
+        head = file.read(CHUNK_BYTES)
+    if not head:
+        raise InvalidInputError(f"{source.name} is empty. Upload a file with a row of data on each line.")
+    _refuse_foreign(source, head)
+    reader = _parquet(source) if head.startswith(b"PAR1") else _text_reader(source, options)
+    if source.is_gzip:
+        reader.detected["compression"] = "gzip"
+    return reader
+
+
+def _parquet(source: SourceFile) -> TableReader:
+    if source.is_gzip:
+        raise InvalidInputError(
+            f"{source.name} is a Parquet file packed with gzip, which Parquet does by itself. Upload it unpacked."
+        )
+    return ParquetReader(source)
+
+
+def _refuse_foreign(source: SourceFile, head: bytes) -> None:
+    for magic, kind in FOREIGN_FORMATS:
+        if head.startswith(magic):
+            raise InvalidInputError(
+                f"{source.name} is {kind}, which cannot be read. Save the table as {READABLE}, then upload that."
+            )
+    if head.startswith(GZIP_MAGIC):
+        raise InvalidInputError(f"{source.name} is packed with gzip twice. Unpack it once, and upload it again.")
+
+
+def _text_reader(source: SourceFile, options: ReadOptions) -> TableReader:
+    encoding = options.encoding or detect_encoding(source)
+    start = _start(source, encoding)
+    if not start:
+        raise InvalidInputError(
+            f"{source.name} holds nothing but blanks. Upload a file with a row of data on each line."
+        )
+    if _is_binary(start):
+        raise InvalidInputError(f"{source.name} is no text file. Save the table as {READABLE}, then upload that.")
+    if start.lower().startswith(MARKUP):
+        raise InvalidInputError(
+            f"{source.name} is a web page or XML, not a table. Save the table as {READABLE}, then upload that."
+        )
+    if layout := _json_layout(source, start):
+        return JsonReader(source, encoding, layout)
+    return DelimitedReader(source, encoding, options)
+
+
+def _start(source: SourceFile, encoding: str) -> str:
+    """The beginning of a text, as long as a row may be, from its first character that is not blank."""
+    with source.text(encoding) as text:
+        try:
+            while start := text.read(source.limits.max_row_characters):
+                if stripped := start.lstrip():
+                    return stripped
+        except UnicodeDecodeError as error:
+            raise source.not_in(encoding) from error
+    return ""
+
+
+def _is_binary(start: str) -> bool:
+    """Whether control characters are more than the odd one that slips into a text."""
+    head = start[:4096]
+    controls = len(CONTROL.findall(head))
+    return controls > 8 and controls > 0.02 * len(head)
+
+
+def _json_layout(source: SourceFile, start: str) -> JsonLayout | None:
+    is_named_json = source.inner_name.endswith(JSON_ENDINGS)
+    if start[0] not in "[{" or source.inner_name.endswith(DELIMITED_ENDINGS):
+        if is_named_json:
+            raise InvalidInputError(
+                f"{source.name} begins with {start[:20].strip()!r}, which is no JSON table. Expected an array "
+                "of objects, or one object on each line."
+            )
+        return None
+    if start[0] == "[":
+        return "array" if is_named_json or start[1:50].lstrip()[:1] in ("", "{", "]") else None
+    if source.inner_name.endswith((".jsonl", ".ndjson")):
+        return "lines"
+    line, _, rest = start.partition("\n")
+    return "lines" if rest.strip() and _is_whole(line) else "object"
+
+
+def _is_whole(line: str) -> bool:
+    """Whether the line is one complete JSON value; the refusal of a bad one comes later, with its row."""
+    try:
+        DECODER.decode(line.strip())
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    except ValueError:
+        return True
+    return True

@@ -1,0 +1,99 @@
+"""How much a file may hold, so that no file can take the machine down."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from storage.errors import InvalidInputError
+from storage.settings import MAX_UPLOAD_BYTES
+
+UNPACKED_FLOOR_BYTES = 64_000_000
+UNPACKED_RATIO = 100
+"""Tables of texts shrink by a factor of 3 to 20 when they are compressed; a bomb shrinks by thousands."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps of one upload.
+
+    Attributes:
+        max_file_bytes: Bytes of the uploaded files together.
+        max_unpacked_bytes: Bytes of text that may come out of them.
+        max_row_characters: Characters of one row, and so of one cell.
+        max_columns: Columns of the table.
+        max_depth: Levels of records within records.
+        max_object_bytes: Bytes of a JSON file that is one single object, which has to be read as a whole.
+        memory_bytes: Memory of the process that reads.
+        timeout_s: Time that it may take.
+    """
+
+    max_file_bytes: int = MAX_UPLOAD_BYTES
+    max_unpacked_bytes: int = 4_000_000_000
+    max_row_characters: int = 8_000_000
+    max_columns: int = 500
+    max_depth: int = 16
+    max_object_bytes: int = 64_000_000
+    memory_bytes: int = 1 << 30
+    timeout_s: float = 900.0
+
+    def unpacked_bytes(self, file_bytes: int) -> int:
+        """Bytes that a compressed file of `file_bytes` may unpack to."""
+        return min(self.max_unpacked_bytes, max(UNPACKED_FLOOR_BYTES, UNPACKED_RATIO * file_bytes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The limits as JSON can hold them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a user says about a file where the guess was wrong; None leaves it to be detected.
+
+    Attributes:
+        encoding: Name of a text encoding, such as `cp1252`.
+        delimiter: The one character between two fields.
+        header: Whether the first line names the columns.
+
+    Raises:
+        InvalidInputError: A value cannot be used.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    header: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None and not _is_text_encoding(self.encoding):
+            raise InvalidInputError(
+                f"{self.encoding!r} is no text encoding that is known here; expected a name such as utf-8 or cp1252."
+            )
+        if self.delimiter is not None and (len(str(self.delimiter)) != 1 or self.delimiter in '"\r\n'):
+            raise InvalidInputError(
+                f"The separator is {self.delimiter!r}; expected one character, such as a comma, a semicolon or a tab."
+            )
+        if self.header is not None and not isinstance(self.header, bool):
+            raise InvalidInputError(f"header is {self.header!r}; expected true or false.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ReadOptions":
+        """Reads options that came from outside.
+
+        Raises:
+            InvalidInputError: A name is unknown, or a value cannot be used.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise InvalidInputError(f"There is no reading option {unknown[0]!r}; expected {', '.join(known)}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON can hold them."""
+        return asdict(self)
+
+
+def _is_text_encoding(name: object) -> bool:
+    try:
+        # Codecs such as `hex` are known too but turn bytes into bytes, which decode() refuses.
+        return isinstance(name, str) and isinstance(b"".decode(name), str)
+    except (LookupError, ValueError):
+        return False

@@ -1,0 +1,138 @@
+"""From uploaded files to a stored table, read in a child process that a bad file may bring down alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from storage.artifacts import ArtifactStore
+from storage.disk import DiskFullError
+from storage.errors import InvalidInputError, StudioError, TooLargeError
+from storage.tables.child import RESULT_NAME, out_of_memory
+from storage.tables.limits import Limits, ReadOptions
+from storage.tables.parts import assign_parts
+from storage.tables.table import StoredTable
+
+POLL_S = 0.02
+ROOT = Path(__file__).parents[2]
+REFUSALS: dict[str, type[StudioError]] = {kind.code: kind for kind in (InvalidInputError, TooLargeError, DiskFullError)}
+
+
+def parse_upload(
+    files: Sequence[tuple[str, Path]],
+    store: ArtifactStore,
+    *,
+    folder: Path,
+    limits: Limits | None = None,
+    options: ReadOptions | None = None,
+) -> StoredTable:
+    """Reads uploaded files and keeps their rows as Parquet.
+
+    Args:
+        files: Name and place of each file: one table, or one file each for train, validation and test.
+        store: Where the Parquet files go.
+        folder: Private folder beneath which it works; nothing of it is left when it returns or raises.
+        limits: Caps; the usual ones by default.
+        options: What the user knows better than the guess.
+
+    Raises:
+        StudioError: The files are no table, or too large; the sentence says what to do.
+    """
+    limits = limits or Limits()
+    assign_parts([name for name, _ in files])
+    _check_size(files, limits)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    work = Path(tempfile.mkdtemp(prefix="read-", dir=folder))
+    try:
+        result = _run_child(work, files, limits, options or ReadOptions())
+        blobs = {part: store.put_file(work / f"{part}.parquet") for part in result["num_rows"]}
+        size_bytes = sum((work / f"{part}.parquet").stat().st_size for part in blobs)
+        return StoredTable(blobs=blobs, size_bytes=size_bytes, **result)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_size(files: Sequence[tuple[str, Path]], limits: Limits) -> None:
+    size = sum(path.stat().st_size for _, path in files)
+    if size > limits.max_file_bytes:
+        raise TooLargeError(
+            f"The upload has {size / 1e6:,.1f} MB; expected at most {limits.max_file_bytes / 1e6:,.1f} MB. "
+            "Upload fewer rows, or the same table as Parquet."
+        )
+
+
+def _run_child(work: Path, files: Sequence[tuple[str, Path]], limits: Limits, options: ReadOptions) -> dict[str, Any]:
+    request = work / "request.json"
+    told = {
+        "files": [{"name": _shown(name), "path": str(path.absolute())} for name, path in files],
+        "limits": limits.to_dict(),
+        "options": options.to_dict(),
+    }
+    request.write_text(json.dumps(told), encoding="utf-8")
+    with (work / "errors.txt").open("wb") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "storage.tables.child", str(request)],
+            cwd=ROOT,
+            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        try:
+            _watch(child, limits)
+        finally:
+            child.kill()
+            child.wait()
+    return _result(work, child.returncode)
+
+
+def _watch(child: subprocess.Popen[bytes], limits: Limits) -> None:
+    """Waits for the child; not every system holds it to its memory, so its size is looked at too."""
+    deadline = time.monotonic() + limits.timeout_s
+    process = psutil.Process(child.pid)
+    while child.poll() is None:
+        if time.monotonic() > deadline:
+            raise TooLargeError(
+                f"Reading the file took longer than {limits.timeout_s:,.0f} seconds. Upload it in smaller pieces."
+            )
+        try:
+            size = process.memory_info().rss
+        except psutil.NoSuchProcess:
+            break
+        if size > limits.memory_bytes:
+            raise out_of_memory()
+        time.sleep(POLL_S)
+    child.wait()
+
+
+def _result(work: Path, returncode: int) -> dict[str, Any]:
+    path = work / RESULT_NAME
+    if path.exists():
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if "error" not in result:
+            return result
+        error = result["error"]
+        raise REFUSALS[error["code"]](error["message"], row=error["row"])
+    errors = (work / "errors.txt").read_text(encoding="utf-8", errors="replace")
+    if "MemoryError" in errors or "bad_alloc" in errors:
+        raise out_of_memory()
+    if returncode < 0:
+        raise InvalidInputError(
+            "The file is damaged in a way that stopped the program reading it. Write it again with the program that "
+            "made it, and upload that."
+        )
+    raise RuntimeError(f"the reader ended with {returncode}: {errors[-4000:]}")
+
+
+def _shown(name: str) -> str:
+    """The name of a file as sentences show it: without folders, not too long."""
+    name = name.replace("\\", "/").rpartition("/")[2] or "file"
+    return name if len(name) <= 80 else f"{name[:40]}…{name[-39:]}"

@@ -1,0 +1,65 @@
+"""What every reader of a format offers to the rest: columns, and rows of text in the order of the file."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from storage.errors import InvalidInputError
+from storage.tables.sources import SourceFile
+
+Cells = list[str]
+
+
+class TableReader(Protocol):
+    """Reads one file as a table; each format has its own, chosen by `storage.tables.detect`.
+
+    Attributes:
+        source: The file.
+        detected: How it is read, for the page to show: `format`, `encoding`, `delimiter`, `header`, …
+    """
+
+    source: SourceFile
+    detected: dict[str, Any]
+
+    def columns(self) -> list[str]:
+        """Names of its columns.
+
+        Raises:
+            StudioError: The file is no table.
+        """
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
+        """Its rows, each with its cells in the order of `columns`; a cell that a row lacks is the empty text.
+
+        Raises:
+            StudioError: A row cannot be read; the error says which, counted from 1.
+        """
+
+
+def check_columns(names: Sequence[str], source: SourceFile) -> None:
+    """Refuses names of columns that a template could not tell apart, and tables too narrow or too wide.
+
+    Raises:
+        InvalidInputError: Saying which column.
+    """
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise InvalidInputError(f"Column {number} of {source.name} has no name. Give it one, and upload it again.")
+        if name in seen:
+            raise InvalidInputError(
+                f"Columns {seen[name]} and {number} of {source.name} are both called {name!r}. Rename one of them."
+            )
+        seen[name] = number
+    if len(names) > source.limits.max_columns:
+        raise InvalidInputError(
+            f"{source.name} has {len(names):,} columns; expected at most {source.limits.max_columns}. "
+            "Keep the columns of the prompt and the answer."
+        )
+    if len(names) < 2:
+        raise InvalidInputError(
+            f"{source.name} has only one column, {names[0][:60]!r}; expected at least two, one for the prompt and one "
+            "for the answer. Where another character than comma, semicolon, tab or bar stands between columns, "
+            "save the file with one of these."
+            if names
+            else f"{source.name} has no columns. Give each row named fields, such as text and label."
+        )
