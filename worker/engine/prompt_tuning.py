@@ -1,0 +1,60 @@
+"""Input vectors become keys and values by one differentiable forward, so that both methods share all else."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from worker.engine.attention import attending, recording
+from worker.engine.bank import PrefixBank
+from worker.engine.base import LoadedBase
+from worker.engine.prefix_file import PrefixArray
+from worker.engine.recipe import Method
+
+
+def kv_of_vectors(base: LoadedBase, vectors: Tensor) -> Tensor:
+    """What every layer computes for input vectors at positions 0..P-1; gradients flow back to them.
+
+    Because attention is causal, rows that attend to this get what they would get with the vectors in front of their
+    own input. Families that scale their embeddings do so inside the embedding module, so the vectors are on the scale
+    of its output, as in PEFT.
+
+    Args:
+        base: The frozen base.
+        vectors: `[S, P, hidden]`.
+
+    Returns:
+        `[S, L, 2, H_kv, P, D]` in the base's number format.
+
+    Source: Lester et al. 2021, arXiv 2104.08691.
+    """
+    position_ids = torch.arange(vectors.shape[1], device=base.device).unsqueeze(0)
+    with attending(base.model, None, ()), recording(base.model) as recorded:
+        base.model.base_model(inputs_embeds=vectors.to(base.dtype), position_ids=position_ids, use_cache=False)
+    return recorded.stacked()
+
+
+def bank_of(base: LoadedBase, method: Method, numbers: Tensor) -> PrefixBank:
+    """The bank that attention takes, with the graph back to the trained numbers.
+
+    Args:
+        base: The frozen base.
+        method: What the numbers are.
+        numbers: `[S, L, 2, H_kv, P, D]` for prefix tuning, `[S, P, hidden]` for prompt tuning.
+    """
+    return PrefixBank(kv_of_vectors(base, numbers) if method == "prompt-tuning" else numbers)
+
+
+@torch.no_grad()
+def load_bank(base: LoadedBase, prefixes: Sequence[PrefixArray]) -> PrefixBank:
+    """A bank of stored prefixes for use, of either method and any length, in the base's number format.
+
+    Args:
+        base: The frozen base.
+        prefixes: Slot i of the bank is the i-th.
+    """
+    kvs = []
+    for prefix in prefixes:
+        numbers = torch.from_numpy(prefix.values).to(base.device).unsqueeze(0)
+        kvs.append(bank_of(base, prefix.method, numbers).kv[0].to(base.dtype))
+    return PrefixBank.stack(kvs)
