@@ -54,7 +54,7 @@ def resolve(
 
 
 def _virtual_tokens(instruction_tokens: int, geometry: Geometry) -> int:
-    """Room for the instruction and an example or two: 64, or twice a long instruction, within a quarter of the context."""
+    """Room for the instruction and some examples: 64, more for a long instruction, within a quarter of the context."""
     wanted = max(MAX_VIRTUAL_TOKENS, min(2 * instruction_tokens, 4 * MAX_VIRTUAL_TOKENS))
     return max(min(wanted, geometry.context_length // 4), min(MIN_VIRTUAL_TOKENS, geometry.context_length // 2), 1)
 
