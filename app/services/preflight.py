@@ -2,7 +2,10 @@
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from tokenizers import Tokenizer
 
 from app.context import AppContext
 from app.services import base_models
@@ -80,8 +83,15 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
     base_model = base_models.require_ready(context, _text(body, "base_model", "Pick a base model."))
     check_family(base_model.config or {})
     measured = geometry(base_model.config or {})
-    num_rows = count_rows(context.store, version)["train"]
-    recipe = resolve(wish, num_rows, measured)
+    rendering = _rendering(body, version)
+    recipe = resolve(
+        wish,
+        num_train=count_rows(context.store, version)["train"],
+        instruction_tokens=_count_tokens(base_model, rendering["instruction"]),
+        geometry=measured,
+        num_base_parameters=int(base_model.details.get("num_parameters") or 0),
+        on_gpu=shutil.which("nvidia-smi") is not None,
+    )
     _check_length(recipe, measured)
     row_tokens = max(8, version.size_bytes // max(1, version.num_rows) // BYTES_PER_TOKEN)
     estimate_bytes = _estimate_bytes(base_model, measured, recipe, row_tokens)
@@ -93,7 +103,7 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
         geometry=measured,
         wish=wish,
         recipe=recipe,
-        rendering=_rendering(body, version),
+        rendering=rendering,
         row_tokens=row_tokens,
         estimate_bytes=estimate_bytes,
         fit=fit(estimate_bytes, available_memory()),
@@ -151,6 +161,14 @@ def _check_length(recipe: Recipe, measured: Geometry) -> None:
             f"num_virtual_tokens is {length}; the context of this base model is {measured.context_length} tokens and a "
             f"prefix may take half of it. Give at most {measured.context_length // 2}."
         )
+
+
+def _count_tokens(base_model: BaseModel, text: str) -> int:
+    """Tokens of a text, counted without torch."""
+    path = Path(base_model.path or "") / "tokenizer.json"
+    if not path.is_file():
+        return len(text) // BYTES_PER_TOKEN
+    return len(Tokenizer.from_file(str(path)).encode(text).ids)
 
 
 def _estimate_bytes(base_model: BaseModel, measured: Geometry, recipe: Recipe, row_tokens: int) -> int:

@@ -1,0 +1,219 @@
+"""What one attempt does: read, load, encode, measure, train, publish; it can be ended between any two steps."""
+
+import enum
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from storage.artifacts import ArtifactStore
+from storage.database import Database
+from storage.disk import DiskFullError
+from storage.queue import Lease
+from storage.settings import Settings
+from worker.engine.base import LoadedBase, weights_hash
+from worker.engine.errors import ContextOverflowError
+from worker.engine.evaluate import evaluate
+from worker.engine.events import Checkpointed, Finished
+from worker.engine.prompt_tuning import load_bank
+from worker.engine.train import Control, train
+from worker.training.checkpoints import Checkpoints
+from worker.training.inputs import Inputs, Task, encode, load_task_base, read_task
+from worker.training.progress import Follower
+from worker.training.publish import publish
+from worker.training.recorder import Recorder
+from worker.training.samples import Samples
+
+CHECKPOINT_EVERY_S = 15.0
+
+
+class Outcome(enum.Enum):
+    """How an attempt ends, and what its user or the machine may wish for between two steps."""
+
+    PUBLISHED = enum.auto()  # the prefix is kept; as a wish: end now
+    DISCARDED = enum.auto()  # nothing is kept
+    PAUSED = enum.auto()  # a checkpoint is kept, the job waits to be resumed
+    RELEASED = enum.auto()  # a checkpoint is kept, the job goes back to the queue
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stands in memory when the training begins."""
+
+    task: Task
+    base: LoadedBase
+    inputs: Inputs
+    samples: Samples
+    hash_before: str
+    measured: dict[str, Any]
+
+
+class Attempt:
+    """One attempt of a job.
+
+    Args:
+        settings: Where the cache of fingerprints lies.
+        database: The open database.
+        store: Keeps checkpoints, logs and prefixes.
+        lease: The attempt's right to write.
+        recorder: Writes progress.
+        wish: Asked between steps; None lets the attempt go on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: ArtifactStore,
+        lease: Lease,
+        recorder: Recorder,
+        wish: Callable[[], Outcome | None],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._lease = lease
+        self._recorder = recorder
+        self._wish = wish
+        self.checkpoints = Checkpoints(database, store, lease)
+
+    def run(self) -> Outcome:
+        """Does all of it.
+
+        Raises:
+            StudioError: Something that it needs is gone, or there is no room.
+            EngineError: The base, the recipe or the rows are refused, or the training failed.
+            LeaseLostError: Another attempt owns the job.
+        """
+        prepared = self._prepare()
+        if isinstance(prepared, Outcome):
+            return prepared
+        follower = Follower(self._recorder, prepared.base)
+        finished = self._train(prepared, follower)
+        if isinstance(finished, Outcome):
+            return finished
+        self._recorder.stage("Writing sample answers")
+        bank = load_bank(prepared.base, [finished.prefix])
+        rows = prepared.samples.answer(bank)
+        metrics = {**prepared.measured, **follower.final_metrics(finished), **self._proof(prepared)}
+        self._recorder.progress(metrics={**metrics, "samples": rows}, step=finished.num_steps, eta_s=0.0)
+        self._recorder.add("samples", {"rows": rows}, finished.best_step)
+        self._recorder.stage("Publishing the prefix")
+        publish(self._database, self._store, self._lease, prepared.task, prepared.inputs, finished, metrics, rows)
+        return Outcome.PUBLISHED
+
+    def _prepare(self) -> Prepared | Outcome:
+        self._recorder.stage("Reading the examples")
+        task = read_task(self._settings, self._database, self._store, self._lease.job_id)
+        self._recorder.stage("Loading the base model")
+        began = time.monotonic()
+        base = load_task_base(task)
+        self._recorder.log(
+            f"{task.base_model.name} is loaded in {time.monotonic() - began:.1f} s: {base.num_parameters:,} "
+            f"parameters, {str(base.dtype).removeprefix('torch.')} on {base.device.type}."
+        )
+        if (wish := self._unless_kept()) is not None:
+            return wish
+        self._recorder.stage("Turning rows into tokens")
+        inputs = encode(task, base)
+        if (wish := self._unless_kept()) is not None:
+            return wish
+        self._recorder.stage("Measuring the base model")
+        measured = self._measure(task, base, inputs)
+        samples = Samples(base, inputs.rendering, inputs.validation_rows)
+        return self._unless_kept() or Prepared(task, base, inputs, samples, weights_hash(base.model), measured)
+
+    def _measure(self, task: Task, base: LoadedBase, inputs: Inputs) -> dict[str, Any]:
+        """The written instruction's loss, and what the recipe came to; the base's own loss comes with the training."""
+        recipe = inputs.recipe
+        measured: dict[str, Any] = {
+            "num_virtual_tokens": recipe.num_virtual_tokens,
+            "batch_size": recipe.batch_size,
+            "rendering": inputs.rendering.kind,
+            "device": base.device.type,
+            "dtype": str(base.dtype).removeprefix("torch."),
+            "left_out_validation_rows": inputs.left_out_validation,
+        }
+        if inputs.instructed:
+            try:
+                measured["instruction_loss"] = evaluate(base, None, inputs.instructed).loss
+            except ContextOverflowError:
+                self._recorder.log("With the written instruction in front no validation row fits into the context.")
+        self._recorder.progress(metrics=measured)
+        return measured
+
+    def _train(self, prepared: Prepared, follower: Follower) -> Finished | Outcome:
+        inputs, control = prepared.inputs, Control()
+        events = train(
+            prepared.base,
+            inputs.train,
+            inputs.validation,
+            inputs.recipe,
+            init_ids=inputs.init_ids,
+            control=control,
+            resume=self.checkpoints.latest(),
+        )
+        keeper = _Keeper(self.checkpoints, self._recorder, prepared.samples)
+        for event in events:
+            follower.hear(event)
+            if isinstance(event, Finished):
+                return event
+            wish = self._wish()
+            if wish is Outcome.DISCARDED:
+                _close(events)
+                return wish
+            if wish in (Outcome.PAUSED, Outcome.RELEASED) and isinstance(event, Checkpointed):
+                self.checkpoints.write(event.state)
+                self._recorder.flush()
+                _close(events)
+                return wish
+            control.stop_requested = wish is Outcome.PUBLISHED
+            control.checkpoint_requested = wish in (Outcome.PAUSED, Outcome.RELEASED) or keeper.is_due()
+            if isinstance(event, Checkpointed):
+                keeper.keep(event)
+        raise AssertionError("a training ends with Finished")
+
+    def _proof(self, prepared: Prepared) -> dict[str, Any]:
+        """Shows that the base is what it was before the training."""
+        hash_after = weights_hash(prepared.base.model)
+        is_unchanged = hash_after == prepared.hash_before
+        if not is_unchanged:
+            self._recorder.log("The weights of the base model have changed in training; report this.", level="error")
+        return {"base_unchanged": is_unchanged, "weights_hash": hash_after}
+
+    def _unless_kept(self) -> Outcome | None:
+        """A wish that ends the attempt before its training; one to keep waits until there is something to keep."""
+        wish = self._wish()
+        return None if wish is Outcome.PUBLISHED else wish
+
+
+class _Keeper:
+    """Writes a checkpoint every now and then, and shows what the prefix answers by now."""
+
+    def __init__(self, checkpoints: Checkpoints, recorder: Recorder, samples: Samples) -> None:
+        self._checkpoints = checkpoints
+        self._recorder = recorder
+        self._samples = samples
+        self._kept_at = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is old enough for the next one."""
+        return time.monotonic() - self._kept_at > CHECKPOINT_EVERY_S
+
+    def keep(self, event: Checkpointed) -> None:
+        """Writes the state where one is due; a full disk is told, and the training goes on."""
+        if self.is_due():
+            try:
+                self._checkpoints.write(event.state)
+            except DiskFullError as error:
+                self._recorder.log(error.message, level="warning")
+            self._kept_at = time.monotonic()
+        if event.state.progress.evaluated_step == event.step and self._samples.is_affordable():
+            rows = self._samples.answer_with(event.state)
+            self._recorder.add("samples", {"rows": rows}, event.step)
+            self._recorder.progress(metrics={"samples": rows})
+
+
+def _close(events: object) -> None:
+    if isinstance(events, Generator):
+        events.close()

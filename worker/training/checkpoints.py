@@ -1,0 +1,80 @@
+"""Checkpoints of a job: written whole, written down, read back from the latest that is sound."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from storage.artifacts import ArtifactStore
+from storage.checkpoints import add_checkpoint, list_checkpoints
+from storage.database import Database
+from storage.disk import refusing_full_disk
+from storage.queue import Lease
+from worker.engine.checkpoint import DamagedCheckpointError, TrainingState, read_checkpoint, write_checkpoint
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+"""The latest, and the one before it should a byte of the latest turn."""
+
+PATTERN = "checkpoint-*.safetensors"
+
+
+class Checkpoints:
+    """The checkpoints of one attempt, and those of the attempts before it.
+
+    Args:
+        database: The open database.
+        store: Holds the folders of the runs.
+        lease: The attempt.
+    """
+
+    def __init__(self, database: Database, store: ArtifactStore, lease: Lease) -> None:
+        self._database = database
+        self._store = store
+        self._lease = lease
+
+    def write(self, state: TrainingState) -> int:
+        """Writes a state and returns its size in bytes.
+
+        Raises:
+            DiskFullError: There is no room; the checkpoint before it is untouched.
+            LeaseLostError: Another attempt owns the job.
+        """
+        step = state.progress.step
+        path = self._store.run_folder(self._lease.job_id, self._lease.attempt) / f"checkpoint-{step:08d}.safetensors"
+        with refusing_full_disk("writing a checkpoint"):
+            write_checkpoint(path, state)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size_bytes = path.stat().st_size
+        with self._database.write() as session:
+            add_checkpoint(session, self._lease, step=step, path=path, sha256=sha256, size_bytes=size_bytes)
+        for old in self._files()[KEPT:]:
+            old.unlink(missing_ok=True)
+        return size_bytes
+
+    def latest(self) -> TrainingState | None:
+        """The latest state of any attempt that can be read; None where the training starts from its beginning."""
+        with self._database.read() as session:
+            paths = [Path(row.path) for row in list_checkpoints(session, self._lease.job_id)]
+        for path in paths:
+            if not path.is_file():
+                continue
+            try:
+                return read_checkpoint(path)
+            except DamagedCheckpointError as error:
+                logger.warning("%s", error.message)
+        return None
+
+    def delete_all(self) -> None:
+        """Deletes every checkpoint of the job; its logs stay."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        """Every checkpoint of the job, the latest attempt and step first."""
+        return [
+            path
+            for folder in self._store.run_folders(self._lease.job_id)
+            for path in sorted(folder.glob(PATTERN), reverse=True)
+        ]

@@ -1,0 +1,123 @@
+"""From the engine's events to what the page shows: steps, losses, speed, time left, memory."""
+
+import time
+from typing import Any
+
+import psutil
+import torch
+
+from worker.engine.base import LoadedBase
+from worker.engine.events import Diverged, Evaluated, Event, Finished, Started, StepMetrics
+from worker.training.recorder import Recorder
+
+SMOOTHING = 0.9
+"""Weight of the past in the speed that is shown."""
+
+
+class Follower:
+    """Hears every event of a training and tells the recorder.
+
+    Args:
+        recorder: Writes it down.
+        base: The frozen base; its device says which memory counts.
+    """
+
+    def __init__(self, recorder: Recorder, base: LoadedBase) -> None:
+        self._recorder = recorder
+        self._device = base.device
+        self._started_at = time.monotonic()
+        self._first_step = 0
+        self._max_steps = 0
+        self._num_tokens = 0
+        self._tokens_per_second: float | None = None
+        self._memory_bytes = 0
+
+    def hear(self, event: Event) -> None:
+        """Notes one event."""
+        if isinstance(event, StepMetrics):
+            self._hear_step(event)
+        elif isinstance(event, Evaluated):
+            self._hear_evaluation(event)
+        elif isinstance(event, Started):
+            self._hear_start(event)
+        elif isinstance(event, Diverged):
+            self._recorder.log(
+                f"The loss stopped being a number at step {event.step}. The training went back to step "
+                f"{event.resumed_step} and goes on with the learning rate {event.learning_rate:g}.",
+                level="warning",
+            )
+
+    def final_metrics(self, event: Finished) -> dict[str, Any]:
+        """The figures of a training that is done."""
+        return {
+            "base_loss": event.validation_loss_before,
+            "validation_loss": event.validation_loss_after,
+            "best_step": event.best_step,
+            "num_steps": event.num_steps,
+            "stop_reason": event.reason,
+            "train_s": round(time.monotonic() - self._started_at, 3),
+            "train_tokens": self._num_tokens,
+            "memory_bytes": self._measure_memory(),
+        }
+
+    def _hear_start(self, event: Started) -> None:
+        self._started_at = time.monotonic()
+        self._first_step, self._max_steps = event.first_step, event.max_steps
+        figures = {
+            "num_parameters": event.num_parameters,
+            "base_parameters": event.num_base_parameters,
+            "num_train": event.num_train,
+            "num_validation": event.num_validation,
+            "left_out_rows": event.left_out,
+        }
+        if event.left_out:
+            rows = f"{event.left_out:,} of {event.num_train + event.left_out:,} training rows"
+            self._recorder.log(
+                f"{rows} are left out: with the prefix they are longer than the context.", level="warning"
+            )
+        if event.first_step:
+            self._recorder.log(f"Going on from step {event.first_step} of {event.max_steps}.")
+        self._recorder.progress(step=event.first_step, max_steps=event.max_steps, metrics=figures)
+        self._recorder.stage("Training")
+
+    def _hear_step(self, event: StepMetrics) -> None:
+        self._num_tokens += event.num_tokens
+        past = self._tokens_per_second
+        speed = (
+            event.tokens_per_second if past is None else SMOOTHING * past + (1 - SMOOTHING) * event.tokens_per_second
+        )
+        self._tokens_per_second = speed
+        figures = {"loss": event.loss, "learning_rate": event.learning_rate, "tokens_per_second": round(speed, 1)}
+        self._recorder.add("step", {**figures, "gradient_norm": event.gradient_norm}, event.step)
+        self._recorder.progress(
+            step=event.step,
+            eta_s=self._seconds_left(event.step),
+            metrics={**figures, "memory_bytes": self._measure_memory()},
+        )
+
+    def _hear_evaluation(self, event: Evaluated) -> None:
+        figures = {"validation_loss": event.validation_loss, "base_loss": event.base_validation_loss}
+        self._recorder.add(
+            "evaluated",
+            {
+                "loss": event.validation_loss,
+                "validation_loss": event.validation_loss,
+                "base_loss": event.base_validation_loss,
+                "is_best": event.is_best,
+            },
+            event.step,
+        )
+        best: dict[str, Any] = {"best_step": event.step, **figures} if event.is_best else {}
+        self._recorder.progress(metrics={**best, "base_loss": event.base_validation_loss})
+
+    def _seconds_left(self, step: int) -> float:
+        """What is left at the pace so far, evaluations included."""
+        pace_s = (time.monotonic() - self._started_at) / max(1, step - self._first_step)
+        return round(pace_s * (self._max_steps - step), 1)
+
+    def _measure_memory(self) -> int:
+        """Peak of the accelerator's memory, or of this process's where it computes on the CPU."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        self._memory_bytes = max(self._memory_bytes, int(psutil.Process().memory_info().rss))
+        return self._memory_bytes

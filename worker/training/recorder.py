@@ -1,0 +1,77 @@
+"""Writes what a training tells into the database: gathered for a moment, then in one transaction."""
+
+import logging
+import time
+from typing import Any
+
+from storage.database import Database
+from storage.errors import BusyError
+from storage.queue import Lease, NewEvent, Progress
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 0.4
+"""A page shows at most two or three updates a second, and each write waits for the disk."""
+
+MAX_PENDING = 10_000
+
+
+class Recorder:
+    """Gathers events and progress of one attempt.
+
+    Args:
+        database: The open database.
+        lease: The attempt; a write after it has ended raises `LeaseLostError`.
+    """
+
+    def __init__(self, database: Database, lease: Lease) -> None:
+        self._database = database
+        self._lease = lease
+        self._events: list[NewEvent] = []
+        self._progress: dict[str, Any] = {}
+        self._metrics: dict[str, Any] = {}
+        self._flushed_at = 0.0
+
+    def add(self, kind: str, data: dict[str, Any], step: int | None = None) -> None:
+        """Notes an event; see `NewEvent`."""
+        self._events.append(NewEvent(kind, data, step))
+        self._flush_when_due()
+
+    def log(self, message: str, *, level: str = "info") -> None:
+        """Notes a line of the job's log."""
+        self.add("log", {"message": message, "level": level})
+
+    def stage(self, words: str) -> None:
+        """Says what is being done, at once."""
+        self._progress["stage"] = words
+        self.flush()
+
+    def progress(self, *, metrics: dict[str, Any] | None = None, **fields: Any) -> None:
+        """Brings step, max_steps, eta_s and metrics up to date; see `Progress`."""
+        self._progress.update(fields)
+        self._metrics.update(metrics or {})
+        self._flush_when_due()
+
+    def flush(self) -> None:
+        """Writes what was gathered; where the database is busy it stays gathered until the next time.
+
+        Raises:
+            LeaseLostError: Another attempt owns the job.
+        """
+        self._flushed_at = time.monotonic()
+        if not (self._events or self._progress or self._metrics):
+            return
+        progress = Progress(**self._progress, metrics=dict(self._metrics) or None)
+        try:
+            with self._database.write() as session:
+                self._lease.record(session, self._events, progress)
+        except BusyError as error:
+            if len(self._events) > MAX_PENDING:
+                raise
+            logger.warning("progress is kept back: %s", error.message)
+            return
+        self._events, self._progress, self._metrics = [], {}, {}
+
+    def _flush_when_due(self) -> None:
+        if time.monotonic() - self._flushed_at >= FLUSH_S:
+            self.flush()
