@@ -78,10 +78,8 @@ class DelimitedReader:
         try:
             has_long_rows = self._scan(DOUBLED)
         except StudioError:
-            for quoting in (UNQUOTED, BACKSLASH):
-                if self._reads(quoting):
-                    return quoting
-            return DOUBLED
+            others = (UNQUOTED, BACKSLASH) if self._delimiter == "\t" else (BACKSLASH,)
+            return next((quoting for quoting in others if self._reads(quoting)), DOUBLED)
         return UNQUOTED if self._delimiter == "\t" and has_long_rows and self._reads(UNQUOTED) else DOUBLED
 
     def _reads(self, quoting: Quoting) -> bool:

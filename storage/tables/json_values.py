@@ -117,8 +117,12 @@ class _Window:
                 raise refusal(error, self._source, row, self.line) from error
             except json.JSONDecodeError as error:
                 is_cut_off = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - UNFINISHED_TAIL
-                if self._is_complete or not is_cut_off:
-                    raise refusal(error, self._source, row, self.line - self._lines_before(error)) from error
+                if not is_cut_off:
+                    # The decoder counts lines from the start of the window, not from where the value begins.
+                    begin = self.line - self._text.count("\n", 0, self._place)
+                    raise refusal(error, self._source, row, begin) from error
+                if self._is_complete:
+                    raise self._cut_off(row) from error
             except RecursionError as error:
                 raise refusal(error, self._source, row, self.line) from error
             else:
@@ -128,9 +132,12 @@ class _Window:
             # Doubled each time, so that a long value is not tried again and again.
             self._read_more(max(CHUNK_CHARACTERS, len(self._text)))
 
-    def _lines_before(self, error: json.JSONDecodeError) -> int:
-        # The decoder counts lines in all of the window; the refusal adds them to where the value begins.
-        return self._text.count("\n", 0, self._place)
+    def _cut_off(self, row: int) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self._source.name} ends in the middle of row {row}, which begins in line {self.line}. A bracket or a "
+            "quote is not closed there, or the file is cut off.",
+            row=row,
+        )
 
     def _refuse_long(self, row: int) -> None:
         cap = self._source.limits.max_row_characters
@@ -177,8 +184,9 @@ def refusal(error: Exception, source: SourceFile, row: int | None, line: int) ->
         )
     if isinstance(error, json.JSONDecodeError):
         line += error.lineno - 1
+        near = error.doc[max(0, error.pos - 15) : error.pos + 15]
         return InvalidInputError(
-            f"{where} is not valid JSON: {error.msg.lower()} at line {line}, character {error.colno}. Repair it there.",
+            f"{where} is not valid JSON: {error.msg.lower()} in line {line}, near {near!r}. Repair it there.",
             row=row,
         )
     return InvalidInputError(f"{where} (line {line}) is not valid JSON. Repair it.", row=row)

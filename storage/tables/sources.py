@@ -78,8 +78,7 @@ class SourceFile:
                 if len(line) > cap:
                     raise TooLargeError(
                         f"Line {number} of {self.name} is longer than {cap:,} characters, which is too much for a row. "
-                        "Split the file into one row a line.",
-                        row=number,
+                        "Split the file into one row a line."
                     )
                 yield line
 
