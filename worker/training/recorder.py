@@ -26,7 +26,7 @@ class Recorder:
 
     def __init__(self, database: Database, lease: Lease) -> None:
         self._database = database
-        self._lease = lease
+        self.lease = lease
         self._events: list[NewEvent] = []
         self._progress: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
@@ -64,7 +64,7 @@ class Recorder:
         progress = Progress(**self._progress, metrics=dict(self._metrics) or None)
         try:
             with self._database.write() as session:
-                self._lease.record(session, self._events, progress)
+                self.lease.record(session, self._events, progress)
         except BusyError as error:
             if len(self._events) > MAX_PENDING:
                 raise

@@ -55,7 +55,7 @@ def run_attempt(workplace: Workplace, assignment: Assignment) -> None:
         wish = _wish_of(workplace, heartbeat)
         attempt = Attempt(workplace.settings, workplace.database, workplace.store, lease, recorder, wish)
         try:
-            _end(workplace, lease, attempt, attempt.run())
+            _end(workplace, recorder, attempt, attempt.run())
         except LeaseLostError as error:
             logger.warning("%s", error.message)
         except (StudioError, EngineError) as error:
@@ -79,9 +79,12 @@ def _wish_of(workplace: Workplace, heartbeat: Heartbeat) -> Callable[[], Outcome
     return wish
 
 
-def _end(workplace: Workplace, lease: Lease, attempt: Attempt, outcome: Outcome) -> None:
+def _end(workplace: Workplace, recorder: Recorder, attempt: Attempt, outcome: Outcome) -> None:
     """Writes the end of an attempt into the job's row, unless its publication did so already."""
     logger.info("the attempt ends: %s", outcome.name.lower())
+    lease = recorder.lease
+    if outcome is not Outcome.PUBLISHED:
+        recorder.flush()
     if outcome is Outcome.RELEASED:
         _persist(workplace, lease.release)
     elif outcome is Outcome.PAUSED:

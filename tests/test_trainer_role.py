@@ -1,0 +1,292 @@
+"""The trainer role on a tiny model: from a claimed job to a published prefix, and every other end of a job."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.artifacts import ArtifactStore
+from storage.base_models import BaseModelRecord, register
+from storage.bases.inspect import read_config
+from storage.database import Database
+from storage.datasets import create_dataset
+from storage.jobs import events_after, get_job, pause_job, request_stop, resume_job, submit_job
+from storage.prefixes import get_prefix, list_prefixes
+from storage.queue import Lease, claim_next
+from storage.schema.base_model import BaseModelSource, DownloadState
+from storage.schema.job import Job, JobEvent, JobStatus
+from storage.settings import Settings
+from storage.tables.table import StoredTable
+from tests.tiny import tiny_base_folder
+from worker.engine.families import geometry
+from worker.engine.prefix_file import read_prefix_file
+from worker.training import attempt as attempt_module
+from worker.training import run as run_module
+from worker.training.assignment import Assignment
+from worker.training.run import Workplace, run_attempt
+
+RECIPE = {
+    "method": "prefix-tuning", "num_virtual_tokens": 4, "learning_rate": 0.05, "max_steps": 8, "batch_size": 4,
+    "eval_every": 4, "seed": 1,
+}  # fmt: skip
+
+
+class Role:
+    """A home folder with a dataset and a tiny base, and a trainer that runs in this process."""
+
+    def __init__(self, settings: Settings, database: Database, store: ArtifactStore, folder: Path) -> None:
+        self.database = database
+        self.store = store
+        self.terminated = threading.Event()
+        self.workplace = Workplace(settings, database, store, self.terminated)
+        self.folder = folder
+        self.version_id, self.base = self._prepare()
+
+    def _prepare(self) -> tuple[str, Any]:
+        rows = {
+            "food": ["Italian", "French", "Thai", "Greek", "Indian"] * 8,
+            "text": ["A place for pasta.", "A place for bread.", "A place for rice.", "A place for olives.", "Curry."]
+            * 8,
+        }
+        path = self.folder.parent / "rows.parquet"
+        pq.write_table(pa.table(rows), path)
+        table = StoredTable({"train": self.store.put_file(path)}, ["food", "text"], {"train": 40}, 900, "0" * 64, {})
+        mapping = {
+            "template": "food: {food}", "target": "text", "instruction": "Say what the place serves.",
+            "validation_fraction": 0.2, "seed": 0, "rendering": "auto",
+        }  # fmt: skip
+        with self.database.write() as session:
+            _, version = create_dataset(session, "food.csv", table, mapping, [])
+            record = BaseModelRecord(
+                "tiny",
+                BaseModelSource.LOCAL,
+                DownloadState.READY,
+                path=str(self.folder),
+                config=read_config(self.folder),
+            )
+            return version.id, register(session, record)
+
+    def submit(self, **recipe: Any) -> str:
+        rendering = {
+            "kind": "auto", "template": "food: {food}", "target": "text", "instruction": "Say what the place serves.",
+        }  # fmt: skip
+        with self.database.write() as session:
+            return submit_job(
+                session, name="Food", dataset_version_id=self.version_id, base_model=self.base,
+                recipe={**RECIPE, **recipe}, rendering=rendering,
+            ).id  # fmt: skip
+
+    def claim(self) -> Assignment:
+        with self.database.write() as session:
+            job = claim_next(session, "test", 60.0)
+        assert job is not None
+        return Assignment(job.id, job.attempt)
+
+    def run(self) -> Job:
+        assignment = self.claim()
+        run_attempt(self.workplace, assignment)
+        return self.job(assignment.job_id)
+
+    def job(self, job_id: str) -> Job:
+        with self.database.read() as session:
+            return get_job(session, job_id)
+
+    def events(self, job_id: str, kind: str) -> list[JobEvent]:
+        with self.database.read() as session:
+            return [event for event in events_after(session, job_id) if event.kind == kind]
+
+    def when(self, holds: Callable[[Job], bool], act: Callable[[Any, str], Any], job_id: str) -> threading.Thread:
+        """Does something to the job from another thread, as a user would, once a condition holds."""
+
+        def watch() -> None:
+            while not holds(self.job(job_id)):
+                time.sleep(0.01)
+            with self.database.write() as session:
+                act(session, job_id)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        return thread
+
+
+@pytest.fixture
+def role(settings: Settings, database: Database, store: ArtifactStore, tmp_path: Path) -> Role:
+    return Role(settings, database, store, tiny_base_folder(tmp_path / "models" / "tiny"))
+
+
+def test_job_succeeds_and_its_prefix_can_be_read(role: Role) -> None:
+    job = role.submit()
+    done = role.run()
+    assert (done.status, done.step, done.error) == (JobStatus.SUCCEEDED, 8, None)
+    with role.database.read() as session:
+        prefix = get_prefix(session, done.prefix_id or "")
+    measured = geometry(read_config(role.folder))
+    array = read_prefix_file(role.store.path(prefix.artifact_hash), "prefix-tuning", measured)
+    assert array.num_virtual_tokens == prefix.num_virtual_tokens == 4
+    assert prefix.num_parameters == measured.prefix_parameters("prefix-tuning", 4)
+    assert (prefix.name, prefix.job_id, prefix.rendering["kind"]) == ("Food", job, "plain")
+    assert prefix.recipe["max_steps"] == 8
+
+
+def test_metrics_hold_every_baseline_and_the_proof_that_the_base_is_unchanged(role: Role) -> None:
+    role.submit()
+    metrics = role.run().metrics
+    assert metrics["base_unchanged"] is True
+    assert metrics["validation_loss"] < metrics["base_loss"]
+    for name in ("instruction_loss", "memory_bytes", "tokens_per_second", "train_s", "train_tokens", "num_parameters"):
+        assert metrics[name] > 0, name
+    assert [set(row) for row in metrics["samples"]] == [{"prompt", "expected", "base", "prefix"}] * 3
+
+
+def test_every_step_and_look_is_an_event(role: Role) -> None:
+    job = role.submit()
+    role.run()
+    assert [event.step for event in role.events(job, "step")] == list(range(1, 9))
+    assert [event.step for event in role.events(job, "evaluated")] == [0, 4, 8]
+    states = [event.data["status"] for event in role.events(job, "state")]
+    assert states == ["queued", "running", "succeeded"]
+    assert "is loaded in" in role.events(job, "log")[0].data["message"]
+
+
+def test_checkpoints_are_gone_once_the_prefix_is_kept(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt_module, "CHECKPOINT_EVERY_S", 0.0)
+    job = role.submit()
+    role.run()
+    assert list(role.store.run_folder(job, 1).glob("checkpoint-*")) == []
+
+
+def test_stop_and_keep_publishes_the_best_prefix_so_far(role: Role) -> None:
+    job = role.submit(max_steps=5000, eval_every=1000)
+    user = role.when(lambda now: now.step > 0, lambda s, i: request_stop(s, i, keep=True), job)
+    done = role.run()
+    user.join()
+    assert (done.status, done.stopped_early) == (JobStatus.SUCCEEDED, True)
+    assert 0 < done.step < 5000
+    assert done.prefix_id is not None
+
+
+def test_discard_ends_within_a_step_and_keeps_nothing(role: Role) -> None:
+    job = role.submit(max_steps=5000, eval_every=1000)
+    user = role.when(lambda now: now.step > 0, lambda s, i: request_stop(s, i, keep=False), job)
+    done = role.run()
+    user.join()
+    assert done.status == JobStatus.CANCELLED
+    with role.database.read() as session:
+        assert list_prefixes(session) == []
+
+
+def test_pause_and_resume_give_the_prefix_of_an_uninterrupted_run(role: Role) -> None:
+    role.submit(max_steps=150, eval_every=50)
+    straight = role.run()
+    job = role.submit(max_steps=150, eval_every=50)
+    user = role.when(lambda now: now.step > 5, pause_job, job)
+    assert role.run().status == JobStatus.PAUSED
+    user.join()
+    paused_at = role.job(job).step
+    assert 5 < paused_at < 150
+    with role.database.write() as session:
+        resume_job(session, job)
+    resumed = role.run()
+    assert resumed.status == JobStatus.SUCCEEDED
+    steps = [event.step for event in role.events(job, "step") if event.attempt == 2]
+    assert steps == list(range(paused_at + 1, 151))
+    with role.database.read() as session:
+        first, second = (get_prefix(session, each.prefix_id or "") for each in (straight, resumed))
+    assert first.artifact_hash == second.artifact_hash
+
+
+def test_terminated_trainer_leaves_a_checkpoint_and_a_queued_job(role: Role) -> None:
+    job = role.submit(max_steps=5000, eval_every=1000)
+    user = role.when(lambda now: now.step > 0, lambda s, i: role.terminated.set(), job)
+    left = role.run()
+    user.join()
+    assert (left.status, left.lost_attempts) == (JobStatus.QUEUED, 0)
+    assert len(list(role.store.run_folder(job, 1).glob("checkpoint-*"))) == 1
+
+
+def test_damaged_checkpoint_is_passed_over_for_an_older_one(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt_module, "CHECKPOINT_EVERY_S", 0.0)
+    job = role.submit(max_steps=5000, eval_every=1000)
+    user = role.when(lambda now: now.step > 3, lambda s, i: role.terminated.set(), job)
+    role.run()
+    user.join()
+    older, latest = sorted(role.store.run_folder(job, 1).glob("checkpoint-*"))
+    data = bytearray(latest.read_bytes())
+    data[-10] ^= 1
+    latest.write_bytes(bytes(data))
+    role.terminated.clear()
+
+    def steps_of_second() -> list[int]:
+        return [event.step or 0 for event in role.events(job, "step") if event.attempt == 2]
+
+    user = role.when(lambda now: bool(steps_of_second()), lambda s, i: request_stop(s, i, keep=False), job)
+    role.run()
+    user.join()
+    assert steps_of_second()[0] == int(older.stem.rpartition("-")[2]) + 1
+
+
+def test_lost_lease_ends_the_attempt_without_another_write(role: Role) -> None:
+    job = role.submit(max_steps=5000, eval_every=1000)
+    user = role.when(lambda now: now.step > 0, lambda s, i: Lease(i, 1).lose(s, "a test took it"), job)
+    left = role.run()
+    user.join()
+    assert left.status == JobStatus.QUEUED
+    with role.database.write() as session:
+        taken = claim_next(session, "other", 60.0)
+    assert taken is not None
+    assert taken.attempt == 2
+
+
+def test_rows_longer_than_the_context_fail_with_a_sentence(role: Role) -> None:
+    job = role.submit(num_virtual_tokens=254)
+    done = role.run()
+    assert done.status == JobStatus.FAILED
+    assert done.error is not None
+    assert done.error["code"] == "context_overflow"
+    assert "fits into the model's context" in done.error["message"]
+    assert "Traceback" in role.events(job, "log")[-1].data["message"]
+
+
+def test_unforeseen_error_is_a_sentence_in_the_job_and_a_traceback_in_its_log(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("a tensor of the wrong shape")
+
+    monkeypatch.setattr(attempt_module, "train", broken)
+    job = role.submit()
+    done = role.run()
+    assert done.error == {"code": "unexpected", "message": run_module.UNEXPECTED}
+    assert "a tensor of the wrong shape" in role.events(job, "log")[-1].data["message"]
+
+
+def test_missing_base_folder_fails_with_its_remedy(role: Role) -> None:
+    role.submit()
+    role.folder.rename(role.folder.with_name("elsewhere"))
+    done = role.run()
+    assert done.error is not None
+    assert "no longer on this machine" in done.error["message"]
+
+
+def test_prompt_tuning_runs_through_the_same_role(role: Role) -> None:
+    role.submit(method="prompt-tuning")
+    done = role.run()
+    assert done.status == JobStatus.SUCCEEDED, json.dumps(done.error)
+    with role.database.read() as session:
+        prefix = get_prefix(session, done.prefix_id or "")
+    array = read_prefix_file(role.store.path(prefix.artifact_hash), "prompt-tuning", geometry(read_config(role.folder)))
+    assert array.values.shape[0] == 4
+    assert np.isfinite(array.values).all()
+
+
+@pytest.mark.parametrize("text", ["", "job", "job:", "job:x", "../x:1", "a:1 b:2"])
+def test_assignment_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected JOB:ATTEMPT"):
+        Assignment.parse(text)
