@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError, TimeoutError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session as Session  # callers name it without importing SQLAlchemy themselves
+from sqlalchemy.orm import sessionmaker
 
 from storage.disk import disk_full
 from storage.errors import BusyError
@@ -28,6 +29,7 @@ class Database:
     another wrote in between, whatever the timeout; writers therefore take the lock when they begin.
     """
 
+    # Held here so that whoever opens the database has every table, and with it what foreign keys refer to.
     metadata = METADATA
 
     def __init__(self, url: str) -> None:

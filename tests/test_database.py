@@ -7,6 +7,7 @@ from contextlib import closing
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session
 
 from storage import database as database_module
 from storage.database import Database, open_database
@@ -21,6 +22,11 @@ from storage.settings import Settings
 def names(database: Database) -> list[str]:
     with database.read() as session:
         return list(session.execute(text("SELECT name FROM datasets ORDER BY name")).scalars())
+
+
+def add_datasets(session: Session, count: int = 1) -> None:
+    session.add_all(Dataset(name="x" * 200) for _ in range(count))
+    session.flush()
 
 
 def test_write_commits_at_its_end_and_rows_stay_usable(database: Database) -> None:
@@ -54,8 +60,7 @@ def test_write_that_raises_changes_nothing(database: Database) -> None:
 
 def test_read_refuses_to_write(database: Database) -> None:
     with pytest.raises(OperationalError, match="readonly"), database.read() as session:
-        session.add(Dataset(name="lost"))
-        session.flush()
+        add_datasets(session)
 
 
 def test_reader_sees_one_state_while_another_writes(database: Database) -> None:
@@ -105,15 +110,14 @@ def test_held_lock_is_told_as_busy(settings: Settings, monkeypatch: pytest.Monke
     with closing(sqlite3.connect(settings.home / "studio.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(BusyError, match="in use by another process"), database.write() as session:
-            session.add(Dataset(name="late"))
-            session.flush()
+            add_datasets(session)
     database.close()
 
 
 def test_full_disk_is_told_in_a_sentence(database: Database) -> None:
     with database.write() as session:
         pages = session.execute(text("PRAGMA page_count")).scalar_one()
-    with pytest.raises(DiskFullError, match="disk is full"), database.write() as session:
         session.execute(text(f"PRAGMA max_page_count = {pages}"))
-        session.add_all(Dataset(name="x" * 200) for _ in range(500))
+    with pytest.raises(DiskFullError, match="disk is full"), database.write() as session:
+        add_datasets(session, count=500)
     assert names(database) == []

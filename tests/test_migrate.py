@@ -93,7 +93,8 @@ def test_failed_upgrade_leaves_the_database_as_it_was(fresh: Settings, monkeypat
 def test_upgrade_that_would_orphan_rows_is_undone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(
         settings,
-        "INSERT INTO job_events (job_id, attempt, kind, data, created_at) VALUES ('gone', 1, 'log', '{}', '2026-01-01')",
+        "INSERT INTO job_events (job_id, attempt, kind, data, created_at) "
+        "VALUES ('gone', 1, 'log', '{}', '2026-01-01')",
     )
     monkeypatch.setattr("storage.migrate.ScriptDirectory.get_current_head", lambda self: "9999")
     monkeypatch.setattr("storage.migrate.command.upgrade", lambda config, revision: None)
@@ -103,7 +104,7 @@ def test_upgrade_that_would_orphan_rows_is_undone(settings: Settings, monkeypatc
 
 def test_newer_database_is_refused_and_left_alone(settings: Settings) -> None:
     execute(settings, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(SettingsError, match="newer version of Prefix Studio .* 9999"):
+    with pytest.raises(SettingsError, match=r"newer version of Prefix Studio .* 9999"):
         migrate(settings)
     with closing(sqlite3.connect(settings.home / "studio.db")) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("9999",)]
