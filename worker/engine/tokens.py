@@ -23,6 +23,7 @@ from worker.engine.example import Example
 from worker.engine.rendering import InvalidTemplateError, Rendering, RenderingKind, render_prompt
 
 Context = Literal["none", "instruction", "few-shot"]
+KindWish = Literal["auto", "plain", "chat"]
 
 NUM_SHOTS = 4
 """Examples that the few-shot baseline shows."""
@@ -30,9 +31,7 @@ NUM_SHOTS = 4
 BLANK_LINE = "\n\n"
 
 
-def choose_rendering_kind(
-    tokenizer: PreTrainedTokenizerBase, wish: Literal["auto", "plain", "chat"] = "auto"
-) -> RenderingKind:
+def choose_rendering_kind(tokenizer: PreTrainedTokenizerBase, wish: KindWish = "auto") -> RenderingKind:
     """Decides between plain text and the chat template.
 
     Args:

@@ -1,0 +1,162 @@
+"""From a request to a running batch and back: the first event decides the status, a caller that leaves ends it."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+
+from worker.inference.batch import BatchEvent, Column, Ended, Piece, Started, batch_of
+from worker.inference.errors import InvalidRequestError, error_body
+from worker.inference.registry import Registry
+from worker.inference.requests import Sampling
+from worker.inference.residents import Residents
+
+CLIENT_GONE = 499
+SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class InferenceContext:
+    """What the routes work with."""
+
+    registry: Registry
+    residents: Residents
+
+
+class ClientGoneError(Exception):
+    """The caller has closed the connection."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A batch that runs.
+
+    Attributes:
+        started: What each column is about to compute.
+        events: The rest, as it comes; to be closed by whoever reads it.
+    """
+
+    started: list[Started]
+    events: AsyncGenerator[BatchEvent, None]
+
+
+@dataclass
+class Text:
+    """A whole answer of one column."""
+
+    text: str = ""
+    end: Ended | None = None
+
+
+async def start(
+    context: InferenceContext,
+    request: Request,
+    columns: Sequence[Column],
+    sampling: Sampling,
+    *,
+    has_proof: bool = False,
+) -> Answer:
+    """Hands a batch to the runner of its base and waits until it begins.
+
+    Raises:
+        InvalidRequestError: The columns are of different bases.
+        StudioError: The batch is refused, or too many wait.
+        ClientGoneError: The caller left while it waited.
+    """
+    bases = list(dict.fromkeys(column.target.base for column in columns))
+    if len(bases) > 1:
+        raise InvalidRequestError(
+            f"The models have different bases, {bases[0].name!r} and {bases[1].name!r}; expected models of one base. "
+            "Compare them one base at a time.",
+            param="models",
+        )
+    ticket = context.residents.runner(bases[0]).submit(batch_of(columns, sampling, has_proof=has_proof))
+    try:
+        events = ticket.events()
+        started: list[Started] = await while_connected(request, _first(events))
+    except BaseException:
+        ticket.cancel()
+        raise
+    return Answer(started, events)
+
+
+async def collect(request: Request, answer: Answer) -> list[Text]:
+    """Waits for whole answers, in the order of the columns.
+
+    Raises:
+        ClientGoneError: The caller left before.
+    """
+    return await while_connected(request, _collected(answer))
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Awaits something for as long as the caller is there.
+
+    Raises:
+        ClientGoneError: The caller left first; the work is cancelled.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+def event_stream(chunks: AsyncGenerator[Any, None], *, closing: str | None = None) -> StreamingResponse:
+    """Server-sent events of JSON.
+
+    Args:
+        chunks: What each event carries.
+        closing: Data of a last event, as OpenAI's clients wait for.
+    """
+    return StreamingResponse(_lines(chunks, closing), media_type="text/event-stream", headers=SSE_HEADERS)
+
+
+async def client_gone(request: Request, error: Exception) -> Response:
+    """Answers nobody."""
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _first(events: AsyncGenerator[Any, None]) -> Any:
+    return await anext(events)
+
+
+async def _collected(answer: Answer) -> list[Text]:
+    texts = [Text() for _ in answer.started]
+    async with aclosing(answer.events) as events:
+        async for event in events:
+            if isinstance(event, Piece):
+                texts[event.column].text += event.text
+            elif isinstance(event, Ended):
+                texts[event.column].end = event
+    return texts
+
+
+async def _lines(chunks: AsyncGenerator[Any, None], closing: str | None) -> AsyncGenerator[str, None]:
+    async with aclosing(chunks) as opened:
+        try:
+            async for chunk in opened:
+                yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+        except Exception as error:  # the head is sent already, so it is told as an event
+            yield f"data: {json.dumps(error_body(error), ensure_ascii=False)}\n\n"
+            return
+        if closing is not None:
+            yield f"data: {closing}\n\n"
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
