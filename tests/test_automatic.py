@@ -1,0 +1,60 @@
+"""What a recipe leaves open is chosen from task and base; what a person chose stays."""
+
+from dataclasses import fields
+
+import pytest
+
+from worker.engine.automatic import resolve
+from worker.engine.families import Geometry
+from worker.engine.recipe import Recipe
+
+GEOMETRY = Geometry(num_layers=6, num_kv_heads=2, head_dim=32, hidden_size=192, vocab_size=4096, context_length=1024)
+
+
+def resolved(recipe: Recipe | None = None, **changes) -> Recipe:
+    facts = {
+        "num_train": 1000,
+        "instruction_tokens": 12,
+        "geometry": GEOMETRY,
+        "num_base_parameters": 3_148_224,
+        "on_gpu": False,
+    }
+    return resolve(recipe or Recipe(), **{**facts, **changes})
+
+
+def test_every_field_is_set() -> None:
+    recipe = resolved()
+    assert all(getattr(recipe, field.name) is not None for field in fields(Recipe))
+
+
+def test_chosen_fields_stay() -> None:
+    chosen = Recipe(num_virtual_tokens=7, learning_rate=0.5, max_steps=33, batch_size=3, eval_every=2)
+    assert resolved(chosen) == chosen
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "rate"),
+    [(100_000, 0.1), (3_000_000, 0.1), (100_000_000, 0.01), (10**9, 0.005), (7 * 10**9, 0.005)],
+)
+def test_rate_falls_with_the_size_of_the_base(num_parameters: int, rate: float) -> None:
+    assert resolved(num_base_parameters=num_parameters).learning_rate == pytest.approx(rate)
+
+
+def test_prompt_tuning_takes_a_lower_rate() -> None:
+    assert resolved(Recipe(method="prompt-tuning")).learning_rate < resolved().learning_rate
+
+
+def test_long_instruction_gets_a_longer_prefix_within_a_quarter_of_the_context() -> None:
+    assert resolved().num_virtual_tokens == 64
+    assert resolved(instruction_tokens=60).num_virtual_tokens == 120
+    assert resolved(instruction_tokens=5000).num_virtual_tokens == 256
+    short = Geometry(**{**GEOMETRY.__dict__, "context_length": 128})
+    assert resolved(geometry=short).num_virtual_tokens == 32
+
+
+def test_few_rows_get_small_batches_and_enough_steps() -> None:
+    few = resolved(num_train=20)
+    assert (few.batch_size, few.max_steps, few.eval_every) == (5, 200, 20)
+    many = resolved(num_train=100_000)
+    assert (many.batch_size, many.max_steps) == (16, 400)
+    assert resolved(num_train=1).batch_size == 1

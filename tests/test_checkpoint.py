@@ -1,0 +1,76 @@
+"""Checkpoints: read back as written, refused when a single byte has changed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from worker.engine.checkpoint import (
+    DamagedCheckpointError,
+    Progress,
+    TrainingState,
+    read_checkpoint,
+    write_checkpoint,
+)
+from worker.engine.recipe import Recipe
+
+STATE = TrainingState(
+    {"numbers": torch.randn(1, 3, 4), "best_numbers": torch.zeros(1, 3, 4), "step": torch.tensor(7.0)},
+    Progress(
+        step=7,
+        best_step=4,
+        best_loss=0.1 + 0.2,
+        base_loss=None,
+        evaluated_step=4,
+        bad_evaluations=1,
+        rate_scale=0.3,
+        micro_batch_size=8,
+        is_checkpointing=False,
+        num_train=20,
+        recipe=Recipe(learning_rate=1e-1 / 3).to_dict(),
+    ),
+)
+
+
+def test_checkpoint_is_read_back_exactly(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "state", STATE)
+    read = read_checkpoint(tmp_path / "state")
+    assert read.progress == STATE.progress
+    assert all(torch.equal(read.tensors[name], tensor) for name, tensor in STATE.tensors.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    for position in [*range(8, len(whole), 97), len(whole) - 1]:
+        changed = bytearray(whole)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(DamagedCheckpointError, match="use an older one"):
+            read_checkpoint(path)
+
+
+def test_cut_or_missing_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    with pytest.raises(DamagedCheckpointError, match="cannot be read"):
+        read_checkpoint(path)
+    write_checkpoint(path, STATE)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(DamagedCheckpointError, match="cannot be read"):
+        read_checkpoint(path)
+
+
+def test_failed_write_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    write_checkpoint(path, STATE)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worker.engine.checkpoint.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_checkpoint(path, STATE)
+    assert path.read_bytes() == before
