@@ -32,6 +32,7 @@ SPARE_BYTES = 500_000_000
 """Room that a download leaves on the disk."""
 
 CHUNK_BYTES = 1 << 22
+REPORTED_BYTES = 1 << 20
 
 
 def download(database: Database, settings: Settings, base_model_id: str, *, endpoint: str | None = None) -> None:
@@ -166,8 +167,12 @@ def main(arguments: list[str]) -> None:
     """Runs one download in a process of its own."""
     # Plain HTTP reports every chunk and can be stopped between two; the hub's other protocol does neither.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
+    from huggingface_hub import constants
+
     from storage.logs import set_up_logging
 
+    # By default ten times that: on a slow line progress and the look for a cancellation would be far between.
+    constants.DOWNLOAD_CHUNK_SIZE = REPORTED_BYTES
     set_up_logging("download")
     settings = read_settings()
     database = open_database(settings)
