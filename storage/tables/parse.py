@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def parse_upload(
     folder: Path,
     limits: Limits | None = None,
     options: ReadOptions | None = None,
+    accept: Callable[[list[str]], None] | None = None,
 ) -> StoredTable:
     """Reads uploaded files and keeps their rows as Parquet.
 
@@ -42,6 +43,7 @@ def parse_upload(
         folder: Private folder beneath which it works; nothing of it is left when it returns or raises.
         limits: Caps; the usual ones by default.
         options: What the user knows better than the guess.
+        accept: Called with the columns before anything is kept; what it raises ends the upload.
 
     Raises:
         StudioError: The files are no table, or too large; the sentence says what to do.
@@ -53,6 +55,8 @@ def parse_upload(
     work = Path(tempfile.mkdtemp(prefix="read-", dir=folder))
     try:
         result = _run_child(work, files, limits, options or ReadOptions())
+        if accept is not None:
+            accept(result["columns"])
         blobs = {part: store.put_file(work / f"{part}.parquet") for part in result["num_rows"]}
         size_bytes = sum((work / f"{part}.parquet").stat().st_size for part in blobs)
         return StoredTable(blobs=blobs, size_bytes=size_bytes, **result)

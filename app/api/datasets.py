@@ -1,0 +1,123 @@
+"""Routes of datasets: upload, look at, change, delete."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.context import AppContext
+from app.services import datasets
+from storage.disk import refusing_full_disk
+from storage.errors import InvalidInputError, TooLargeError
+
+router = APIRouter(prefix="/datasets", tags=["Datasets"])
+
+CHUNK_BYTES = 1 << 20
+
+
+def _context(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
+    return context
+
+
+Context = Annotated[AppContext, Depends(_context)]
+
+
+class DatasetChange(BaseModel):
+    """What is to be different about a dataset."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, description="Another name.")
+    mapping: dict[str, Any] | None = Field(
+        None,
+        description="Fields of the mapping that change: template, target, instruction, validation_fraction, seed, "
+        "rendering. The dataset gets a new version.",
+    )
+
+
+@router.post("", status_code=201, summary="Upload a table")
+def upload(
+    context: Context,
+    file: Annotated[
+        list[UploadFile],
+        File(description="CSV, TSV, JSON, JSONL or Parquet; several files are train, validation and test by name."),
+    ],
+    mapping: Annotated[str | None, Form(description="JSON: fields of the mapping that need no guess.")] = None,
+    options: Annotated[str | None, Form(description="JSON: encoding, delimiter or header, if guessed wrong.")] = None,
+    name: Annotated[str | None, Form(description="Name of the dataset; that of the file by default.")] = None,
+) -> dict[str, Any]:
+    """Reads it, guesses the prompt and the answer, and says what is odd about its rows."""
+    known, reading = _json_object("mapping", mapping), _json_object("options", options)
+    with _kept_privately(context, file) as files:
+        return datasets.upload(context, files, known, name=name, options=reading)
+
+
+@router.get("", summary="Every dataset, the newest first")
+def listing(context: Context) -> list[dict[str, Any]]:
+    """Without rows; see one dataset for these."""
+    return datasets.listing(context)
+
+
+@router.get("/{dataset_id}", summary="One dataset")
+def describe(context: Context, dataset_id: str) -> dict[str, Any]:
+    """Its columns, mapping, findings, rendered samples and first rows."""
+    return datasets.describe(context, dataset_id)
+
+
+@router.patch("/{dataset_id}", summary="Change the mapping or the name")
+def change(context: Context, dataset_id: str, changes: DatasetChange) -> dict[str, Any]:
+    """Another mapping makes a new version; jobs keep the one that they were given."""
+    return datasets.change(context, dataset_id, changes.model_dump(exclude_none=True))
+
+
+@router.delete("/{dataset_id}", summary="Delete a dataset")
+def remove(context: Context, dataset_id: str) -> dict[str, Any]:
+    """With all its versions. Refused while an unfinished job needs it."""
+    return datasets.remove(context, dataset_id)
+
+
+def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"The field {name!r} is not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise InvalidInputError(f"The field {name!r} is {text[:60]!r}; expected a JSON object.")
+    return value
+
+
+@contextmanager
+def _kept_privately(context: AppContext, uploads: Sequence[UploadFile]) -> Iterator[list[tuple[str, Path]]]:
+    """Copies what was sent to a private folder, no more than the cap; the folder goes when the block ends."""
+    folder = Path(tempfile.mkdtemp(prefix="sent-", dir=datasets.uploads_folder(context)))
+    try:
+        left_bytes = context.settings.max_upload_bytes
+        files = []
+        for number, upload in enumerate(uploads):
+            path = folder / str(number)
+            with refusing_full_disk("receiving the upload"), path.open("wb") as target:
+                while chunk := upload.file.read(CHUNK_BYTES):
+                    left_bytes -= len(chunk)
+                    if left_bytes < 0:
+                        raise _too_large(context.settings.max_upload_bytes)
+                    target.write(chunk)
+            files.append((upload.filename or f"file {number + 1}", path))
+        yield files
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _too_large(cap: int) -> TooLargeError:
+    return TooLargeError(
+        f"The upload is larger than {cap / 1e6:,.0f} MB, which is the most that is taken. "
+        "Upload fewer rows, or the same table as Parquet."
+    )
