@@ -20,10 +20,12 @@ class InferenceAddress:
     Attributes:
         url: Its root, without a slash at the end.
         secret: What it wants to see as a bearer token.
+        device_name: What it computes on, such as `CPU` or the name of a GPU; empty where it does not say.
     """
 
     url: str
     secret: str
+    device_name: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -35,7 +37,7 @@ def read_address(settings: Settings) -> InferenceAddress | None:
     """Where the inference role listens; None until it has written it down."""
     try:
         told = json.loads(settings.inference_file.read_text())
-        return InferenceAddress(str(told["url"]).rstrip("/"), str(told["secret"]))
+        return InferenceAddress(str(told["url"]).rstrip("/"), str(told["secret"]), str(told.get("device_name", "")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -5,8 +5,7 @@ import os
 import psutil
 
 from app.context import AppContext
-from app.services import jobs
-from app.services.inference import device_name
+from app.services import health, jobs
 
 
 def status_line(context: AppContext) -> str:
@@ -16,5 +15,10 @@ def status_line(context: AppContext) -> str:
     work = "nothing is training" if not running else f"{running} training"
     waiting = f", {queued} waiting" if queued else ""
     free = psutil.virtual_memory().available / 1e9
-    device = device_name(context) or f"CPU, {os.cpu_count()} cores"
-    return f"{device} · {free:.1f} GB of memory free · {work}{waiting}"
+    return f"{_device(context)} · {free:.1f} GB of memory free · {work}{waiting}"
+
+
+def _device(context: AppContext) -> str:
+    address = health.read_address(context.settings)
+    name = address.device_name if address else ""
+    return name if name and name != "CPU" else f"CPU, {os.cpu_count()} cores"

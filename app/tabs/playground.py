@@ -14,6 +14,7 @@ from app.ui import compare_view, markup
 from app.ui.pieces import guarded, html_piece, sentence
 from storage.errors import InvalidInputError
 from storage.settings import MAX_COLUMNS_COMPARED
+from worker.engine.rendering import template_columns
 
 FIELDS, RAW = "Fill the columns", "Free text"
 MAX_FIELDS = 8
@@ -179,5 +180,5 @@ class PlaygroundTab:
 
 def _columns(prefix: dict[str, Any] | None) -> list[str]:
     """The columns that a prefix's template names; none where there are too many for the form."""
-    columns = list((prefix or {}).get("template_columns") or [])
+    columns = template_columns(prefix["rendering"].get("template") or "") if prefix else []
     return columns if len(columns) <= MAX_FIELDS else []
