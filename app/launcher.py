@@ -11,12 +11,12 @@ from pathlib import Path
 from subprocess import Popen
 
 import httpx
-from storage.migrate import migrate
 
 from app.home import ALL_ROLES, check_port, claim_home, prepare_home
 from storage.children import spawn, stop
 from storage.errors import SettingsError, StudioError
 from storage.logs import set_up_logging
+from storage.migrate import migrate
 from storage.settings import Settings, read_settings
 
 logger = logging.getLogger(__name__)
@@ -148,6 +148,10 @@ def _prepare(role: str) -> Settings:
     if role in (ALL_ROLES, "web"):
         check_port(settings.host, settings.port)
     migrate(settings)
+    if role == ALL_ROLES:
+        # What roles that were killed left behind would pass for their state.
+        for name in ("inference.json", "dispatcher.json"):
+            (settings.home / "run" / name).unlink(missing_ok=True)
     return settings
 
 

@@ -86,6 +86,15 @@ def test_job_starts_anew_where_the_warm_trainer_died(bench: Bench) -> None:
     assert bench.lines()[1].startswith("cold job:1")
 
 
+def test_next_trainer_gets_ready_behind_one_that_works_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.executor.start(Assignment("job", 50))
+    bench.executor.keep_warm()
+    assert None not in bench.executor._warm
+    monkeypatch.setattr("worker.executor.SPARE_AFTER_S", 0.0)
+    bench.executor.keep_warm()
+    until(lambda: "waiting" in bench.lines())
+
+
 def test_end_of_a_trainer_is_told_once_with_its_exit_code(bench: Bench) -> None:
     bench.executor.start(Assignment("bad", 1))
     until(lambda: bench.executor._busy[None][1].poll() is not None)

@@ -1,5 +1,6 @@
 """Runs trainers: one process for each job, on a slot of this machine, one more kept warm for the next."""
 
+import contextlib
 import logging
 import os
 import shutil
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 TRAINER = (sys.executable, "-m", "worker.trainer")
 PROBE_TIMEOUT_S = 10.0
 WARM_RETRY_S = 10.0
+SPARE_AFTER_S = 20.0
+"""How long a trainer works before the next one gets ready behind it: a short job should not share its cores."""
+
 MAX_LOG_BYTES = 1_000_000
 
 
@@ -74,6 +78,7 @@ class LocalExecutor:
         self._warm: dict[str | None, subprocess.Popen[bytes]] = {}
         self._warmed_at: dict[str | None, float] = {}
         self._busy: dict[str | None, tuple[Assignment, subprocess.Popen[bytes]]] = {}
+        self._busy_since: dict[str | None, float] = {}
 
     def free_slots(self) -> int:
         """How many devices have no trainer with a job."""
@@ -86,6 +91,7 @@ class LocalExecutor:
         if child is None or not _tell(child, assignment):
             child = self._spawn(device, ["--assign", str(assignment)], stdin=subprocess.DEVNULL)
         self._busy[device] = (assignment, child)
+        self._busy_since[device] = time.monotonic()
 
     def ended(self) -> list[Ended]:
         """The trainers with a job that ended since this was last asked."""
@@ -99,19 +105,25 @@ class LocalExecutor:
         return [ended for _, ended in over]
 
     def keep_warm(self) -> None:
-        """Starts a waiting trainer on each free device that has none."""
+        """Starts a waiting trainer on each device that has none, behind one that works only after a while."""
+        now = time.monotonic()
         for device in self._devices:
             waiting = self._warm.get(device)
-            if device in self._busy or (waiting is not None and waiting.poll() is None):
+            is_waiting = waiting is not None and waiting.poll() is None
+            if is_waiting or (device in self._busy and now - self._busy_since[device] < SPARE_AFTER_S):
                 continue
             # One that dies at once (a broken install) is not tried again and again without a pause.
-            if time.monotonic() - self._warmed_at.get(device, -WARM_RETRY_S) >= WARM_RETRY_S or waiting is None:
+            if waiting is None or now - self._warmed_at[device] >= WARM_RETRY_S:
+                if waiting is not None:
+                    _hang_up(waiting)
                 self._warm[device] = self._spawn(device, [], stdin=subprocess.PIPE)
-                self._warmed_at[device] = time.monotonic()
+                self._warmed_at[device] = now
 
     def stop(self, timeout_s: float) -> None:
         """Ends all trainers, the waiting ones too."""
         stop([*self._warm.values(), *(child for _, child in self._busy.values())], timeout_s=timeout_s)
+        for child in self._warm.values():
+            _hang_up(child)
         self._warm.clear()
 
     def _spawn(self, device: str | None, arguments: list[str], stdin: int) -> subprocess.Popen[bytes]:
@@ -149,10 +161,19 @@ def _tell(child: subprocess.Popen[bytes], assignment: Assignment) -> bool:
     assert child.stdin is not None
     try:
         child.stdin.write(f"{assignment}\n".encode())
-        child.stdin.close()
+        child.stdin.flush()
     except OSError:
         return False
+    finally:
+        _hang_up(child)
     return child.poll() is None
+
+
+def _hang_up(child: subprocess.Popen[bytes]) -> None:
+    """Closes the pipe to a trainer; one that is gone already has broken it, which no longer matters."""
+    with contextlib.suppress(OSError):
+        if child.stdin is not None:
+            child.stdin.close()
 
 
 def _environment(device: str | None) -> dict[str, str]:

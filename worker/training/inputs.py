@@ -8,6 +8,7 @@ from typing import Any
 
 from storage.artifacts import ArtifactStore
 from storage.base_models import get_base_model_by_id, set_fingerprint
+from storage.bases.catalog import fingerprint_cache
 from storage.bases.fingerprint import fingerprint
 from storage.database import Database
 from storage.datasets import get_version
@@ -32,8 +33,6 @@ from worker.engine.tokens import (
 
 MAX_VALIDATION_ROWS = 256
 """Held-out rows that every look takes in; more would take time from the training and change little."""
-
-FINGERPRINT_CACHE = "fingerprints.json"
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,8 @@ def read_task(settings: Settings, database: Database, store: ArtifactStore, job_
         raise ConflictError(
             f"The base model {base_model.name} is no longer on this machine. Download it again, then retry the job."
         )
-    found = fingerprint(Path(base_model.path), settings.home / "run" / FINGERPRINT_CACHE)
+    # From the cache, unless the weights have been replaced since they were last looked at.
+    found = fingerprint(Path(base_model.path), fingerprint_cache(settings))
     if found != base_model.fingerprint:
         with database.write() as session:
             set_fingerprint(session, base_model.id, found)
