@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import Column, String, text
 
 from storage.database import Database, sqlite_engine
 from storage.errors import SettingsError
 from storage.migrate import alembic_config, migrate
 from storage.schema.tables import METADATA
 from storage.settings import Settings, read_settings
+from tests.stored import add_dataset
 
 
 @pytest.fixture
@@ -88,6 +91,24 @@ def test_failed_upgrade_leaves_the_database_as_it_was(fresh: Settings, monkeypat
         migrate(fresh)
     with closing(sqlite3.connect(fresh.home / "studio.db")) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+
+
+def test_upgrade_that_rebuilds_a_table_keeps_the_rows_that_refer_to_it(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rebuild(config: Config, revision: str) -> None:
+        operations = Operations(MigrationContext.configure(config.attributes["connection"]))
+        with operations.batch_alter_table("datasets", recreate="always") as batch:
+            batch.add_column(Column("note", String(10)))
+
+    with database.write() as session:
+        add_dataset(session)
+    monkeypatch.setattr("storage.migrate.ScriptDirectory.get_current_head", lambda self: "9999")
+    monkeypatch.setattr("storage.migrate.command.upgrade", rebuild)
+    migrate(settings)
+    with database.read() as session:
+        assert session.execute(text("SELECT note FROM datasets")).scalars().all() == [None]
+        assert session.execute(text("SELECT count(*) FROM dataset_versions")).scalar_one() == 1
 
 
 def test_upgrade_that_would_orphan_rows_is_undone(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
