@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ class AnnouncingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             announce(*self._announcement)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says that it listens no more, then ends what is running."""
+        withdraw(self._announcement[0])
+        await super().shutdown(sockets)
 
 
 def create_app(settings: Settings, context: InferenceContext) -> FastAPI:
@@ -161,10 +167,12 @@ def main(settings: Settings) -> None:
             server_header=False,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
+        # uvicorn stops at these, and raises them once more afterwards, when only the database is left to close.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
         try:
             AnnouncingServer(config, (settings.inference_file, told)).run(sockets=[listener])
         finally:
-            withdraw(settings.inference_file)
             database.close()
 
 
