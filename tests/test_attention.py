@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from tests.tiny import CONTEXT_LENGTH, FAMILIES, SLIDING_WINDOW, VOCAB_SIZE, tiny_model
-from worker.engine.attention import attending, install, recording
+from worker.engine.attention import attending, install, prefix_sdpa_mask, recording
 from worker.engine.bank import NO_PREFIX, PrefixBank, position_ids_for
 
 NUM_VIRTUAL_TOKENS = 5
@@ -115,6 +115,22 @@ def test_cached_decoding_equals_one_long_forward(family: str) -> None:
     torch.testing.assert_close(got[mask.bool()], expected[mask.bool()], atol=5e-6, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_static_cache_keeps_its_empty_places_out_of_sight(family: str) -> None:
+    model = installed(family)
+    bank = random_bank(model, (5,))
+    ids = random_ids(2, 10)
+    expected = logits_of(model, bank, [0, 0], ids)
+    cache = StaticCache(config=model.config, max_cache_len=20)
+    position_ids = position_ids_for(torch.ones_like(ids), bank, [0, 0])
+    with torch.no_grad(), attending(model, bank, [0, 0]):
+        parts = [
+            model(ids[:, start:end], position_ids=position_ids[:, start:end], past_key_values=cache).logits
+            for start, end in [(0, 8), (8, 9), (9, 10)]
+        ]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=5e-6, rtol=0)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropped_padding_mask_changes_no_real_token(family: str) -> None:
     model = installed(family)
@@ -200,3 +216,9 @@ def test_positions_of_padding_stay_within_the_context() -> None:
     mask[0, :3] = 1
     bank = random_bank(installed("llama"), (5,))
     assert position_ids_for(mask, bank, [0]).max() == 7
+
+
+@pytest.mark.parametrize(("q_length", "kv_length", "is_left_out"), [(8, 8, True), (1, 8, True), (8, 20, False)])
+def test_mask_is_left_out_only_where_that_means_one_thing(q_length: int, kv_length: int, is_left_out: bool) -> None:
+    mask = prefix_sdpa_mask(batch_size=1, q_length=q_length, kv_length=kv_length)
+    assert (mask is None) == is_left_out

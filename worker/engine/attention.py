@@ -178,7 +178,7 @@ def prefix_sdpa_forward(
         window = kwargs.get("sliding_window")
         key, value = _prepend(module, key, value)
         is_plain = attention_mask is None and mask.is_all_visible(window)
-        if is_plain and query.is_cuda and shape[0] > 1:
+        if is_plain and query.is_cuda and shape[0] == shape[1] > 1:
             return _lower_right(module, query, key, value, kwargs)
         if not is_plain or shape[0] > 1:
             attention_mask = mask.extend(attention_mask, shape, window, query.dtype)
