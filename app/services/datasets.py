@@ -18,7 +18,7 @@ from storage.tables.findings import Finding, row_findings
 from storage.tables.guess import guess_mapping
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parse import parse_upload
-from storage.tables.parts import PART_WORDS
+from storage.tables.parts import PART_WORDS, assign_parts
 from storage.tables.preview import distinct_values, sample_rows
 from storage.tables.table import Part, StoredTable
 from worker.engine.rendering import template_columns
@@ -233,5 +233,5 @@ def _name_of(files: Sequence[tuple[str, Path]]) -> str:
     if len(names) > 1:
         words = [word for word in re.split(r"[^\w]+|_", names[0].partition(".")[0]) if word]
         shared = " ".join(word for word in words if word.lower() not in PART_WORDS)
-        return shared or ", ".join(names)[:200]
+        return shared or ", ".join(names[index] for index in assign_parts(names).values())[:200]
     return "".join(character for character in names[0] if character.isprintable())[:200].strip() or "table"

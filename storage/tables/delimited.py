@@ -78,8 +78,11 @@ class DelimitedReader:
         try:
             has_long_rows = self._scan(DOUBLED)
         except StudioError:
-            others = (UNQUOTED, BACKSLASH) if self._delimiter == "\t" else (BACKSLASH,)
-            return next((quoting for quoting in others if self._reads(quoting)), DOUBLED)
+            if self._delimiter == "\t" and self._reads(UNQUOTED):
+                return UNQUOTED
+            # Without a backslash before a quote this reading would only be a careless one.
+            has_escapes = any('\\"' in line for line in self.source.lines(self._encoding))
+            return BACKSLASH if has_escapes and self._reads(BACKSLASH) else DOUBLED
         return UNQUOTED if self._delimiter == "\t" and has_long_rows and self._reads(UNQUOTED) else DOUBLED
 
     def _reads(self, quoting: Quoting) -> bool:

@@ -31,6 +31,7 @@ WESTERN = re.compile(
     r"\u00a0-\u00cf\u00d1-\u00dc\u00df-\u00ef\u00f1-\u00fc\u00ff]"
 )
 """Letters and quotation marks of Western Europe, without the Icelandic ones, whose places Turkish takes."""
+FOREIGN_LETTERS = re.compile(r"[\u00c0-\u00ff]+")
 
 
 def detect_encoding(source: SourceFile) -> str:
@@ -126,10 +127,13 @@ def _legacy_encoding(sample: bytes) -> str:
 
 
 def _is_western(sample: bytes, encoding: str) -> bool:
-    """Whether nearly all that is not ASCII becomes Western letters and quotation marks, and stands apart."""
+    """Whether nearly all that is not ASCII becomes Western letters and quotation marks, hardly three in a row."""
     try:
         text = sample.decode(encoding)
     except UnicodeDecodeError:
         return False
     other = [character for character in text if character > "\x7f"]
-    return sum(map(bool, map(WESTERN.match, other))) > 0.98 * len(other) and len(other) < 0.15 * len(text)
+    if sum(map(bool, map(WESTERN.match, other))) <= 0.98 * len(other):
+        return False
+    runs = FOREIGN_LETTERS.findall(text)
+    return sum(len(run) > 2 for run in runs) <= 0.02 * len(runs)

@@ -17,7 +17,9 @@ Severity = Literal["blocks", "warns", "notes"]
 Hashes = npt.NDArray[np.int64]
 
 MAX_ROWS_NAMED = 10
+MAX_ROWS_TOLD = 5
 FEW_ROWS = 10
+FILE_WORDS: Mapping[Part, str] = {"train": "training", "validation": "validation", "test": "test"}
 LABEL_SHARE = 0.2
 """Where the different answers are fewer than this share of the rows, they are classes rather than texts."""
 
@@ -25,8 +27,13 @@ ODD_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
 def finding(code: str, severity: Severity, message: str, count: int = 0, rows: Iterable[int] = ()) -> Finding:
-    """One finding; `rows` are numbers of rows counted from 1, of which the first few are kept."""
+    """One finding; `rows` are numbers of rows counted from 1, of which the first few are kept and told."""
     named = [int(row) for row, _ in zip(rows, range(MAX_ROWS_NAMED), strict=False)]
+    if len(named) == 1 == count:
+        message += f" It is row {named[0]:,}."
+    elif named:
+        told = ", ".join(f"{row:,}" for row in named[:MAX_ROWS_TOLD])
+        message += f" {'They are' if count <= MAX_ROWS_TOLD else 'The first are'} rows {told}."
     return {"code": code, "severity": severity, "message": message, "count": int(count), "rows": named}
 
 
@@ -130,18 +137,18 @@ def row_findings(
     found: list[Finding] = []
     scans = {part: scan_part(store, blob, columns, prompt, target, max_rows) for part, blob in blobs.items()}
     for part, scan in scans.items():
-        where = "" if len(scans) == 1 else f" for {part}"
-        checks = [*_amount(scan, part, target), *_cells(scan, where, target), *_repeats(scan, where)]
-        if part != "train":
-            checks += _seen_in_training(scan, scans["train"], part)
+        where = "" if len(scans) == 1 else f" in the {FILE_WORDS[part]} file"
+        checks = _cells(scan, where, target)
+        if part == "train":
+            checks += [*_amount(scan, target), *_repeats(scan, where)]
+        else:
+            checks += _seen_in_training(scan, scans["train"], where)
         found += [{**check, "part": part} for check in checks]
     order = ("blocks", "warns", "notes")
     return sorted(found, key=lambda one: order.index(one["severity"]))
 
 
-def _amount(scan: PartScan, part: Part, target: str) -> list[Finding]:
-    if part != "train":
-        return []
+def _amount(scan: PartScan, target: str) -> list[Finding]:
     usable = int(scan.usable.sum())
     if usable < 2:
         return [
@@ -200,13 +207,13 @@ def _repeats(scan: PartScan, where: str) -> list[Finding]:
     return found
 
 
-def _seen_in_training(scan: PartScan, train: PartScan, part: Part) -> list[Finding]:
+def _seen_in_training(scan: PartScan, train: PartScan, where: str) -> list[Finding]:
     seen = np.flatnonzero(np.isin(scan.rows, train.rows))
     if not len(seen):
         return []
     message = (
-        f"{_count(len(seen), 'row', 'rows')} for {part} also {'stands' if len(seen) == 1 else 'stand'} among the rows "
-        "for training, so its scores will flatter."
+        f"{_count(len(seen), 'row', 'rows')}{where} also {'stands' if len(seen) == 1 else 'stand'} among the rows for "
+        "training, so its scores will flatter."
     )
     return [finding("seen_in_training", "warns", message, len(seen), _from_one(seen))]
 
