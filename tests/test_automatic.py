@@ -40,10 +40,6 @@ def test_rate_falls_with_the_size_of_the_base(num_parameters: int, rate: float) 
     assert resolved(num_base_parameters=num_parameters).learning_rate == pytest.approx(rate)
 
 
-def test_prompt_tuning_takes_a_lower_rate() -> None:
-    assert resolved(Recipe(method="prompt-tuning")).learning_rate < resolved().learning_rate
-
-
 def test_long_instruction_gets_a_longer_prefix_within_a_quarter_of_the_context() -> None:
     assert resolved().num_virtual_tokens == 64
     assert resolved(instruction_tokens=60).num_virtual_tokens == 120

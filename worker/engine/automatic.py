@@ -7,11 +7,8 @@ from worker.engine.families import Geometry
 from worker.engine.recipe import Recipe
 
 RATE_BY_PARAMETERS: tuple[tuple[float, float], ...] = ((3e6, 1e-1), (3e7, 3e-2), (1e8, 1e-2), (1e9, 5e-3))
-"""Parameters of the base to the peak rate of key/value vectors, interpolated on logarithms: measured at 3 million,
-and the range that others report from 100 million up (PEFT's benchmark takes 5e-3 at 3.2 billion)."""
-
-PROMPT_RATE_FACTOR = 0.3
-"""Input vectors want a lower rate than keys and values: each moves every layer at once."""
+"""Parameters of the base to the peak rate, interpolated on logarithms: measured at 3 million (for key/value vectors and
+for input vectors alike), and what others report from 100 million up (PEFT's benchmark takes 5e-3 at 3.2 billion)."""
 
 MIN_VIRTUAL_TOKENS, MAX_VIRTUAL_TOKENS = 16, 64
 MIN_STEPS, MAX_STEPS = 200, 400
@@ -46,7 +43,7 @@ def resolve(
     return replace(
         recipe,
         num_virtual_tokens=recipe.num_virtual_tokens or _virtual_tokens(instruction_tokens, geometry),
-        learning_rate=recipe.learning_rate or _learning_rate(recipe, num_base_parameters),
+        learning_rate=recipe.learning_rate or _learning_rate(num_base_parameters),
         max_steps=max_steps,
         batch_size=batch_size,
         eval_every=recipe.eval_every or max(max_steps // EVALUATIONS, 1),
@@ -59,20 +56,13 @@ def _virtual_tokens(instruction_tokens: int, geometry: Geometry) -> int:
     return max(min(wanted, geometry.context_length // 4), min(MIN_VIRTUAL_TOKENS, geometry.context_length // 2), 1)
 
 
-def _learning_rate(recipe: Recipe, num_parameters: int) -> float:
-    rate = _interpolate(max(num_parameters, 1))
-    if recipe.method == "prompt-tuning":
-        rate *= PROMPT_RATE_FACTOR
-    return float(f"{rate:.2g}")
-
-
-def _interpolate(num_parameters: int) -> float:
+def _learning_rate(num_parameters: int) -> float:
     sizes = [math.log(size) for size, _ in RATE_BY_PARAMETERS]
     rates = [math.log(rate) for _, rate in RATE_BY_PARAMETERS]
-    size = min(max(math.log(num_parameters), sizes[0]), sizes[-1])
+    size = min(max(math.log(max(num_parameters, 1)), sizes[0]), sizes[-1])
     upper = next(index for index in range(1, len(sizes)) if size <= sizes[index])
     share = (size - sizes[upper - 1]) / (sizes[upper] - sizes[upper - 1])
-    return math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1]))
+    return float(f"{math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1])):.2g}")
 
 
 def _batch_size(num_train: int, on_gpu: bool) -> int:
