@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_inspect import model_folder
+from tests.test_inspect import model_folder
 
 from storage.base_models import get_base_model, list_base_models
 from storage.bases.catalog import STARTER_NAME, ensure_fingerprint, sync_catalog
@@ -130,7 +130,7 @@ def test_removed_folder_leaves_the_list(database, settings_with_models, models, 
 
 
 def test_removed_folder_stays_as_absent_while_a_job_refers_to_it(database, settings_with_models, models, tmp_path):
-    from stored import RECIPE, RENDERING, add_dataset
+    from tests.stored import RECIPE, RENDERING, add_dataset
 
     from storage.jobs import submit_job
 
@@ -154,7 +154,7 @@ def test_removed_folder_stays_as_absent_while_a_job_refers_to_it(database, setti
 
 
 def test_folder_named_like_a_prefix_is_left_out(database, settings_with_models, models, tmp_path, caplog):
-    from stored import PREFIX_FIELDS, RECIPE, RENDERING, add_base_model
+    from tests.stored import PREFIX_FIELDS, RECIPE, RENDERING, add_base_model
 
     from storage.prefixes import create_prefix
 

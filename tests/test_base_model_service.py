@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
-from hub_server import COMMIT, HubServer
-from rest import rest_client
-from test_hub import FILES, HUB_ID
-from test_inspect import model_folder
+from tests.hub_server import COMMIT, HubServer
+from tests.rest import rest_client
+from tests.test_hub import FILES, HUB_ID
+from tests.test_inspect import model_folder
 
 from app.context import AppContext
 from app.services import base_models
@@ -166,7 +166,7 @@ def test_files_of_a_downloaded_model_are_removed(context, client):
 
 
 def test_files_stay_while_a_job_needs_them(context, client):
-    from stored import RECIPE, RENDERING, add_dataset
+    from tests.stored import RECIPE, RENDERING, add_dataset
 
     from storage.jobs import submit_job
 

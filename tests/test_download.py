@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_server import COMMIT, HubServer
+from tests.hub_server import COMMIT, HubServer
 from huggingface_hub import constants
 from safetensors.numpy import save
 

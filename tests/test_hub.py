@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hub_server import COMMIT, HubServer
+from tests.hub_server import COMMIT, HubServer
 
 from storage.bases.hub import (
     GatedModelError,

@@ -92,27 +92,29 @@ def read_prefix_file(path: Path, method: Method, geometry: Geometry) -> PrefixAr
     return PrefixArray(method, _from_table(table, method, geometry), num_tokens)
 
 
-def adapter_config(prefix: PrefixArray, geometry: Geometry, base_model: str, revision: str | None) -> dict[str, Any]:
+def adapter_config(
+    method: Method, num_virtual_tokens: int, geometry: Geometry, *, base_model: str, revision: str | None = None
+) -> dict[str, Any]:
     """The `adapter_config.json` of a prefix, complete enough for `PeftModel.from_pretrained`.
 
     Args:
-        prefix: The numbers that it describes.
+        method: What the prefix holds.
+        num_virtual_tokens: Its length P in tokens.
         geometry: Measurements of the base.
         base_model: Hub id or folder of the base, as a user of PEFT would load it.
         revision: Commit of the base on the hub, where it has one.
     """
-    is_prefix = prefix.method == "prefix-tuning"
-    heads = geometry.num_kv_heads if is_prefix else geometry.num_heads
+    is_prefix = method == "prefix-tuning"
     token_dim = geometry.num_kv_heads * geometry.head_dim if is_prefix else geometry.hidden_size
     config: dict[str, Any] = {
-        "peft_type": PEFT_TYPES[prefix.method],
+        "peft_type": PEFT_TYPES[method],
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "revision": revision,
         "inference_mode": True,
-        "num_virtual_tokens": prefix.num_virtual_tokens,
+        "num_virtual_tokens": num_virtual_tokens,
         "token_dim": token_dim,
-        "num_attention_heads": heads,
+        "num_attention_heads": geometry.num_kv_heads if is_prefix else geometry.num_heads,
         "num_layers": geometry.num_layers,
         "num_transformer_submodules": 1,
     }
@@ -134,7 +136,9 @@ def write_peft_folder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_prefix_file(folder / TENSORS_NAME, prefix)
-    config = adapter_config(prefix, geometry, base_model, revision)
+    config = adapter_config(
+        prefix.method, prefix.num_virtual_tokens, geometry, base_model=base_model, revision=revision
+    )
     _write_whole(folder / CONFIG_NAME, json.dumps(config, indent=2).encode())
 
 

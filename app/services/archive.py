@@ -1,0 +1,92 @@
+"""Writes the zip of a prefix, for people and for PEFT."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.services.card import card_of
+from app.services.snippet import snippet_of
+from storage.schema.base_model import BaseModelSource
+from storage.schema.prefix import Prefix
+from worker.engine.families import Geometry
+from worker.engine.prefix_file import CONFIG_NAME, TENSORS_NAME, adapter_config
+from worker.engine.recipe import Method
+
+FORMAT_VERSION = 1
+RECORD_NAME = "prefix-studio.json"
+CARD_NAME = "README.md"
+
+
+@dataclass(frozen=True)
+class Export:
+    """A prefix that is to be exported.
+
+    Attributes:
+        prefix: Its row.
+        source: Where its base comes from.
+        geometry: Measurements of its base.
+        tensors: The kept file of its numbers, already in PEFT's form.
+        include_rows: Whether sample rows of the user's data go along.
+    """
+
+    prefix: Prefix
+    source: BaseModelSource
+    geometry: Geometry
+    tensors: Path
+    include_rows: bool = False
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The sample rows that go along."""
+        return self.prefix.samples if self.include_rows else []
+
+
+def write_archive(target: Path, export: Export) -> None:
+    """Writes the zip that `PeftModel.from_pretrained` loads once it is unpacked.
+
+    Args:
+        target: The zip.
+        export: What goes into it.
+    """
+    prefix = export.prefix
+    method: Method = "prompt-tuning" if prefix.method == "prompt-tuning" else "prefix-tuning"
+    config = adapter_config(
+        method,
+        prefix.num_virtual_tokens,
+        export.geometry,
+        base_model=prefix.base_model,
+        revision=prefix.base_revision,
+    )
+    snippet = snippet_of(prefix, export.source)
+    texts = {
+        CARD_NAME: card_of(prefix, export.source, snippet, export.samples),
+        CONFIG_NAME: json.dumps(config, indent=2),
+        RECORD_NAME: json.dumps(_record(export), indent=2, ensure_ascii=False),
+    }
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in texts.items():
+            archive.writestr(name, text)
+        archive.write(export.tensors, TENSORS_NAME)
+
+
+def _record(export: Export) -> dict[str, Any]:
+    """`prefix-studio.json`: all that another Prefix Studio needs to use the prefix as it was trained."""
+    prefix = export.prefix
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": prefix.name,
+        "method": prefix.method,
+        "num_virtual_tokens": prefix.num_virtual_tokens,
+        "base": {
+            "name": prefix.base_model,
+            "source": export.source.value,
+            "revision": prefix.base_revision,
+            "fingerprint": prefix.base_fingerprint,
+        },
+        "rendering": prefix.rendering,
+        "recipe": prefix.recipe,
+        "metrics": {name: value for name, value in prefix.metrics.items() if name != "samples"},
+        "samples": export.samples,
+    }

@@ -1,0 +1,124 @@
+"""The README of an exported prefix: what it is, how it was made, how well it does, how to load it."""
+
+import json
+from typing import Any
+
+from storage.schema.base_model import BaseModelSource
+from storage.schema.prefix import Prefix
+from worker.engine.prefix_file import PEFT_TYPES
+
+SCORES = {
+    "base_loss": "Base model alone",
+    "instruction_loss": "Base model with the written instruction",
+    "validation_loss": "With this prefix",
+}
+MAX_SAMPLES = 10
+
+
+def card_of(prefix: Prefix, source: BaseModelSource, snippet: str, samples: list[dict[str, Any]]) -> str:
+    """The card as Markdown.
+
+    Args:
+        prefix: Its row.
+        source: Where its base comes from.
+        snippet: The lines that load it.
+        samples: Rows of the user's data with their answers, where they may stand in it.
+    """
+    is_hub = source is BaseModelSource.HUB
+    sections = [
+        _front_matter(prefix, is_hub),
+        f"# {_plain(prefix.name)}",
+        _what_it_is(prefix),
+        "## Base model",
+        _base(prefix, is_hub),
+        "## Load it",
+        "Run this in the folder of this file, with `pip install torch transformers peft`:",
+        _fenced(snippet, "python"),
+        "## Prompt",
+        _prompt(prefix),
+        "## Scores",
+        _scores(prefix.metrics),
+        "## Recipe",
+        _fenced(json.dumps(prefix.recipe, indent=2, ensure_ascii=False), "json"),
+    ]
+    if samples:
+        sections += ["## Answers to held-out rows", *[_sample(sample) for sample in samples[:MAX_SAMPLES]]]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(prefix: Prefix, is_hub: bool) -> str:
+    lines = ["---", "library_name: peft"]
+    if is_hub:
+        lines.append(f"base_model: {json.dumps(prefix.base_model)}")
+    tag = "prefix-tuning" if prefix.method == "prefix-tuning" else "prompt-tuning"
+    return "\n".join([*lines, f"tags: [{tag}]", "---"])
+
+
+def _what_it_is(prefix: Prefix) -> str:
+    kind = "keys and values in every layer" if prefix.method == "prefix-tuning" else "vectors at the input layer"
+    peft_type = next(name for method, name in PEFT_TYPES.items() if method == prefix.method)
+    return (
+        f"A prefix of {prefix.num_virtual_tokens:,} virtual tokens ({kind}, {prefix.num_parameters:,} numbers, PEFT's "
+        f"`{peft_type}`), trained with Prefix Studio. The base model is unchanged."
+    )
+
+
+def _base(prefix: Prefix, is_hub: bool) -> str:
+    name = _code(prefix.base_model)
+    where = (
+        f"{name} on the Hugging Face Hub, commit {_code(prefix.base_revision or 'not recorded')}."
+        if is_hub
+        else f"{name}, which is on no hub. Download it in Prefix Studio (Prefixes, then base models) and unpack it here."
+    )
+    return f"{where} Fingerprint of its weights: `{prefix.base_fingerprint}`."
+
+
+def _prompt(prefix: Prefix) -> str:
+    rendering = prefix.rendering
+    kind = "one user message of the chat template" if rendering.get("kind") == "chat" else "plain text"
+    parts = [
+        f"Each row becomes a prompt as {kind}; the answer was column {_code(str(rendering.get('target', '')))}.",
+        _fenced(str(rendering.get("template", "")), "text"),
+    ]
+    if rendering.get("instruction"):
+        parts += ["The instruction that the prefix started from:", _fenced(str(rendering["instruction"]), "text")]
+    return "\n\n".join(parts)
+
+
+def _scores(metrics: dict[str, Any]) -> str:
+    rows = [(label, metrics.get(name)) for name, label in SCORES.items()]
+    known = [f"| {label} | {value:.4f} |" for label, value in rows if isinstance(value, (int, float))]
+    if not known:
+        return "None were recorded."
+    return "\n".join(["Loss per target token on held-out rows, in nats:", "", "| | loss |", "| --- | --- |", *known])
+
+
+def _sample(sample: dict[str, Any]) -> str:
+    labels = {"prompt": "Prompt", "expected": "Expected", "base": "Base", "prefix": "With the prefix"}
+    parts = [f"{label}:\n\n{_fenced(str(sample[key]), 'text')}" for key, label in labels.items() if key in sample]
+    return "\n\n".join(parts)
+
+
+def _fenced(text: str, language: str) -> str:
+    """A block that no text can break out of: its fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _code(text: str) -> str:
+    fence = "`" * (_longest_run(text) + 1)
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
+
+
+def _longest_run(text: str) -> int:
+    longest = run = 0
+    for character in text:
+        run = run + 1 if character == "`" else 0
+        longest = max(longest, run)
+    return longest
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown and HTML find nothing to act on."""
+    return "".join(f"\\{each}" if each in "\\`*_{}[]<>()#+!|~&" else each for each in " ".join(text.split()))
