@@ -69,7 +69,7 @@ def evaluate(base: LoadedBase, bank: PrefixBank | None, examples: Sequence[Examp
 def _mean_loss(base: LoadedBase, bank: PrefixBank | None, examples: Sequence[Example], max_tokens: int) -> float:
     total = torch.zeros((), dtype=torch.float64)
     for rows in token_batches(examples, max_tokens):
-        total += target_loss(base.model, bank, collate(rows).to(base.device)).double().cpu()
+        total += target_loss(base.model, bank, collate(rows).to(base.device)).cpu().double()
     return float(total) / sum(len(example.target_ids) for example in examples)
 
 
