@@ -37,10 +37,11 @@ class PrefixMask:
         return self._last_position < sliding_window
 
     def visible(self, sliding_window: int | None) -> Tensor:
-        """`[B, 1, T or 1, P]`, True where a query sees a virtual token."""
+        """`[B or 1, 1, T or 1, P]`, True where a query sees a virtual token."""
         device = self.position_ids.device
+        lengths = self.lengths[:1] if self.is_uniform else self.lengths
         columns = torch.arange(self.num_columns, device=device)
-        visible = columns < torch.tensor(self.lengths, device=device)[:, None, None, None]
+        visible = columns < torch.tensor(lengths, device=device)[:, None, None, None]
         if sliding_window is not None:
             visible = visible & (self.position_ids[:, None, :, None] - columns < sliding_window)
         return visible
@@ -55,7 +56,7 @@ class PrefixMask:
             dtype: Number format of an additive mask.
 
         Returns:
-            `[B, 1 or H, T, P + K]` of the kind that `mask` is; boolean for None.
+            `[B or 1, 1 or H, T, P + K]` of the kind that `mask` is; boolean for None.
         """
         key = (id(mask), shape, window)
         if key not in self._extended:
@@ -71,6 +72,6 @@ class PrefixMask:
         columns = self.visible(window)
         if mask.dtype != torch.bool:
             columns = torch.where(columns, torch.zeros((), dtype=dtype, device=mask.device), torch.finfo(dtype).min)
-        rows = len(self.lengths)
+        rows = max(len(columns), len(mask))  # one for all where nothing differs between rows
         columns = columns.expand(rows, mask.shape[1], shape[0], self.num_columns)
         return torch.cat([columns, mask.expand(rows, -1, -1, -1)], dim=-1)
