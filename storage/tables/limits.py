@@ -93,7 +93,7 @@ class ReadOptions:
 
 def _is_text_encoding(name: object) -> bool:
     try:
-        # Codecs such as `hex` are known too but turn bytes into bytes, which encode() refuses. Empty text is not checked.
+        # Codecs such as `hex` are known too, but encode() refuses them. For empty text it would not look at the name.
         return isinstance(name, str) and bool("a".encode(name))
     except (LookupError, ValueError):
         return False
