@@ -68,7 +68,7 @@ def _base(prefix: Prefix, is_hub: bool) -> str:
     where = (
         f"{name} on the Hugging Face Hub, commit {_code(prefix.base_revision or 'not recorded')}."
         if is_hub
-        else f"{name}, which is on no hub. Download it in Prefix Studio (Prefixes, then base models) and unpack it here."
+        else f"{name}, which is on no hub. Download it in Prefix Studio (Prefixes, base models) and unpack it here."
     )
     return f"{where} Fingerprint of its weights: `{prefix.base_fingerprint}`."
 
