@@ -143,6 +143,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(role: str) -> Settings:
     settings = read_settings()
     set_up_logging("launcher")
+    # It tells each of its steps; the one line of storage.migrate says what happened.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     prepare_home(settings.home)
     claim_home(settings.home, role)
     if role in (ALL_ROLES, "web"):
