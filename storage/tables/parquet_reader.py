@@ -44,7 +44,7 @@ class ParquetReader:
         row = 0
         with self._opened() as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-                for record in batch.to_pylist():
+                for record in _in_microseconds(batch).to_pylist():
                     row += 1
                     cells = flatten({name: _plain(value) for name, value in record.items()}, place, row)
                     # Counted in text: a dictionary or runs of equal values take hardly any room in Arrow.
@@ -75,7 +75,7 @@ class ParquetReader:
             ) from error
         except MemoryError:
             raise
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).partition("\n")[0].rstrip(".")[:160]
             raise InvalidInputError(
                 f"{self.source.name} is a damaged or cut-off Parquet file ({reason}). Write or upload it again."
@@ -93,6 +93,15 @@ class ParquetReader:
                 yield from self._names(inner, f"{name}.", depth + 1)
         else:
             yield name
+
+
+def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with times that Python can hold; finer ones would need pandas."""
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            column = batch.column(place).cast(pa.timestamp("us", field.type.tz), safe=False)
+            batch = batch.set_column(place, field.name, column)
+    return batch
 
 
 def _plain(value: Any) -> Any:
