@@ -3,6 +3,9 @@
 import gzip
 import json
 import math
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 
@@ -111,7 +114,11 @@ def test_mixture_resumes_with_the_rows_that_would_have_come() -> None:
     assert torch.equal(first.batch(20, 16, {}), second.batch(20, 16, {}))
 
 
-def test_decoder_computes_what_transformers_computes(tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize("longest_plain", [0, 512], ids=["fused attention", "plain attention"])
+def test_decoder_computes_what_transformers_computes(
+    tokenizer: PreTrainedTokenizerFast, longest_plain: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.starter.model.LONGEST_PLAIN_ATTENTION", longest_plain)
     decoder = Decoder(SHAPE, seed=3)
     for weight in decoder.parameters():
         torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
@@ -163,6 +170,18 @@ def test_interrupted_run_goes_on_as_if_it_had_not_stopped(corpus: Path, tmp_path
     second.clock = first.clock
     assert second.step() == pytest.approx(first.step(), abs=1e-4)
     assert losses[-1] < losses[0]
+
+
+def test_run_that_is_told_to_end_saves_and_exports_nothing(corpus: Path, tmp_path: Path) -> None:
+    run = Pretraining(corpus, tmp_path, SHAPE, time.time() + 100_000, compiled=False)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        run.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert Pretraining(corpus, tmp_path, SHAPE, time.time(), compiled=False).counters.step == run.counters.step > 0
+    assert not (tmp_path / "export").exists()
 
 
 def test_finished_run_leaves_a_folder_that_transformers_loads(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaConfig
 
+LONGEST_PLAIN_ATTENTION = 512
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -61,6 +63,20 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1).to(heads.dtype)
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention, all arguments and the result `[B, H, T, D]`.
+
+    Short rows take plain products: compiled, they need a fifth less CPU time per step than the fused CPU kernel,
+    whose backward pass is slow; from 1,024 on the score matrices are too large for that.
+    """
+    length = query.shape[2]
+    if length > LONGEST_PLAIN_ATTENTION:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    return scores.masked_fill(future, float("-inf")).softmax(dim=-1).to(value.dtype) @ value
+
+
 class Attention(nn.Module):
     """Causal attention in which groups of query heads share a key/value head (GQA)."""
 
@@ -81,7 +97,7 @@ class Attention(nn.Module):
         groups = self.shape.num_heads // self.shape.num_kv_heads
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = attend(query, key, value)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).reshape(batch, length, -1))
         return output
 

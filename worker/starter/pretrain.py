@@ -7,6 +7,7 @@ speed, the learning rate reaches zero at the deadline, and the finished model li
 import argparse
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from worker.starter.tokenizer import train_tokenizer
 logger = logging.getLogger("starter")
 
 TOKENS_PER_STEP = 8192
-LENGTHS = ((0.0, 256), (0.55, 512), (0.85, 1024))
+LENGTHS = ((0.0, 256), (0.75, 512), (0.92, 1024))
 """From which progress on rows have which length: short rows are cheaper, the last stretch teaches the full context."""
 FINAL_MIXTURE_FROM = 0.6
 CHECKPOINT_EVERY_S = 300.0
@@ -74,6 +75,7 @@ class Pretraining:
         self.decoder = Decoder(shape)
         self.optimisers = Optimisers(self.decoder)
         self.mixture = Mixture(packed, self.tokenizer.eos_token_id, seed=0)
+        self.stopping = False
         self.checkpoint = state / "checkpoint.pt"
         self.counters = load_checkpoint(self.checkpoint, self.decoder, self.optimisers, self.mixture)
         self.clock = Clock(self.counters.progress, deadline)
@@ -123,10 +125,11 @@ class Pretraining:
         save_checkpoint(self.checkpoint, self.decoder, self.optimisers, self.mixture, self.counters)
 
     def run(self) -> None:
-        """Trains until the deadline, then measures and exports."""
+        """Trains until the deadline, then measures and exports; SIGTERM saves and ends it before."""
+        signal.signal(signal.SIGTERM, self._stop)
         last_save = last_measure = last_time = time.time()
         losses: list[float] = []
-        while self.counters.progress < 1.0:
+        while self.counters.progress < 1.0 and not self.stopping:
             losses.append(self.step())
             now = time.time()
             self.counters.seconds += now - last_time
@@ -141,7 +144,11 @@ class Pretraining:
                 self.record("held_out", {"bits_per_byte": self.measure()})
                 last_measure = now
         self.save()
-        self.finish()
+        if not self.stopping:
+            self.finish()
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
 
     def finish(self) -> None:
         """Exports the model with the figures of the run."""
