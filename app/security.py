@@ -7,27 +7,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.policy import content_security_policy
 from app.refusal import refuse
 from storage.settings import is_loopback
-
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'self'",
-        # Gradio's page carries inline scripts whose text holds the configuration of this very page (so no hash can
-        # be known beforehand, and it sets no nonce), and its client compiles functions from text.
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self'",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    ]
-)
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -37,9 +19,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
-
-DOCS_SOURCE = "https://cdn.jsdelivr.net"
-"""FastAPI's `/docs` page loads Swagger from here; nothing else may."""
 
 REFUSED_PATHS = re.compile(
     r"^(/gradio_api)?/("
@@ -65,10 +44,26 @@ class ResponseHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        held: Message | None = None
+        page = b""
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal held, page
             if message["type"] == "http.response.start":
-                _dress(MutableHeaders(scope=message), scope["path"])
+                headers = MutableHeaders(scope=message)
+                _dress(headers)
+                if headers.get("content-type", "").startswith("text/html"):
+                    held = message  # its policy names the scripts that are still to come
+                    return
+                headers["Content-Security-Policy"] = content_security_policy(scope["path"])
+            elif held is not None:
+                page += message.get("body", b"")
+                if message.get("more_body", False):
+                    return
+                policy = content_security_policy(scope["path"], page)
+                MutableHeaders(scope=held)["Content-Security-Policy"] = policy
+                await send(held)
+                held, message = None, {**message, "body": page}
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
@@ -140,13 +135,8 @@ def is_same_origin(headers: Headers) -> bool:
     return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
-def _dress(headers: MutableHeaders, path: str) -> None:
+def _dress(headers: MutableHeaders) -> None:
     for name in [name for name in headers if name.lower().startswith(CORS_PREFIX)]:
         del headers[name]
     for name, value in HEADERS.items():
         headers[name] = value
-    policy = CONTENT_SECURITY_POLICY
-    if path == "/docs":
-        policy = policy.replace("'self' 'unsafe-inline'", f"'self' 'unsafe-inline' {DOCS_SOURCE}")
-        policy = policy.replace("img-src 'self'", "img-src 'self' https://fastapi.tiangolo.com")
-    headers["Content-Security-Policy"] = policy

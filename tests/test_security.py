@@ -1,11 +1,13 @@
 """The guards around the web role: bodies, headers, hosts, origins, routes that nobody needs."""
 
+import base64
+import hashlib
 from collections.abc import Iterator
 
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
@@ -90,6 +92,20 @@ def test_every_answer_carries_the_headers_and_opens_nothing_to_other_sites() -> 
         assert answer.headers["X-Frame-Options"] == "DENY"
         assert "object-src 'none'" in answer.headers["Content-Security-Policy"]
         assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+async def scripted(request: Request) -> HTMLResponse:
+    return HTMLResponse("<script>run(1)</script><script src='/a.js'></script><img onerror='run(2)'>")
+
+
+def test_page_may_run_its_own_scripts_by_their_hashes_and_no_other() -> None:
+    app = Starlette(routes=[Route("/", scripted)])
+    app.add_middleware(ResponseHeaders)
+    answer = TestClient(app).get("/")
+    policy = dict(part.split(" ", 1) for part in answer.headers["Content-Security-Policy"].split("; "))
+    digest = base64.b64encode(hashlib.sha256(b"run(1)").digest()).decode()
+    assert policy["script-src"] == f"'self' 'unsafe-eval' 'sha256-{digest}'"
+    assert answer.text.startswith("<script>run(1)</script>")
 
 
 @pytest.mark.parametrize(
