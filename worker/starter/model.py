@@ -74,7 +74,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
     scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
     future = torch.ones(length, length, dtype=torch.bool).triu(1)
-    return scores.masked_fill(future, float("-inf")).softmax(dim=-1).to(value.dtype) @ value
+    mixed: Tensor = scores.masked_fill(future, float("-inf")).softmax(dim=-1).to(value.dtype) @ value
+    return mixed
 
 
 class Attention(nn.Module):
