@@ -42,7 +42,7 @@ def made_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "restaurants.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["facts", "sentence"])
+        writer.writerow(["facts", "notice"])
         for index in range(60):
             food, place = FOODS[index % 4], PLACES[index % 2]
             facts = f"name: Place {index}, food: {food}, area: {place}"
@@ -71,6 +71,7 @@ def page(browser: Browser, studio: Studio) -> Iterator[Page]:
     page = context.new_page()
     page.set_default_timeout(30_000)
     page.goto(studio.url)
+    expect(page.locator(".ps-status")).to_contain_text("memory free")
     yield page
     context.close()
 
@@ -131,7 +132,7 @@ def walk(page: Page, studio: Studio, task: Task) -> Path:
 
 
 def test_newcomer_trains_compares_and_downloads(page: Page, studio: Studio, made_table: Path) -> None:
-    archive = walk(page, studio, Task(made_table, "tiny-llama", "60 rows", "sentence", steps=30))
+    archive = walk(page, studio, Task(made_table, "tiny-llama", "60 rows", "notice", steps=30))
     names = [Path(name).name for name in zipfile.ZipFile(archive).namelist()]
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= set(names)
 

@@ -25,17 +25,21 @@ class BaseStep:
             apply_default_css=False,
         )
         self.cards = html_piece(elem_id="train-models")
+        with gr.Accordion("More models, to download from the Hugging Face hub", open=False) as self.more_fold:
+            self.more = html_piece(elem_id="train-more-models")
+            with gr.Row(equal_height=True):
+                self.hub_id = gr.Textbox(
+                    label="Any other by its id",
+                    placeholder="HuggingFaceTB/SmolLM2-135M",
+                    scale=4,
+                    elem_id="train-hub-id",
+                )
+                self.check = gr.Button("Check", scale=1, min_width=120, elem_id="train-check-hub")
+            self.hub_notice = html_piece()
         self.state_line = html_piece(elem_id="train-model-state")
         with gr.Row():
             self.download = gr.Button("Download", visible=False, elem_id="train-download")
             self.cancel = gr.Button("Stop the download", visible=False, elem_id="train-cancel-download")
-        with gr.Accordion("Another model from the Hugging Face hub", open=False):
-            with gr.Row(equal_height=True):
-                self.hub_id = gr.Textbox(
-                    label="Hub id", placeholder="HuggingFaceTB/SmolLM2-135M", scale=4, elem_id="train-hub-id"
-                )
-                self.check = gr.Button("Check", scale=1, min_width=120, elem_id="train-check-hub")
-            self.hub_notice = html_piece()
         with gr.Row():
             self.back = gr.Button("Back", elem_id="train-back-base")
             self.next = gr.Button("Continue", variant="primary", interactive=False, elem_id="train-continue-base")
@@ -44,11 +48,22 @@ class BaseStep:
     @property
     def shown(self) -> list[Any]:
         """What `show` fills."""
-        return [self.chosen, self.cards, self.state_line, self.download, self.cancel, self.next, self.timer]
+        return [
+            self.chosen,
+            self.cards,
+            self.more,
+            self.more_fold,
+            self.state_line,
+            self.download,
+            self.cancel,
+            self.next,
+            self.timer,
+        ]
 
     def wire(self) -> None:
         """Ties what the user does to the services."""
-        self.cards.select(guarded(self.choose), None, self.shown)
+        for cards in (self.cards, self.more):
+            cards.select(guarded(self.choose), None, self.shown)
         self.download.click(guarded(self.start_download), self.chosen, self.shown)
         self.cancel.click(guarded(self.stop_download), self.chosen, self.shown)
         self.timer.tick(guarded(self.show), self.chosen, self.shown, show_progress="hidden")
@@ -62,30 +77,27 @@ class BaseStep:
     def show(self, name: str | None) -> Updates:
         """Lists the base models; without a choice the first that can be used at once is taken."""
         models = base_models.listing(self.context)
-        model = next((each for each in models if each["name"] == name), None) or _first_usable(models)
+        here = [each for each in models if each["download_state"] == "ready"]
+        away = [each for each in models if each["download_state"] != "ready"]
+        model = next((each for each in models if each["name"] == name), None) or _first_usable(here)
+        chosen = model["name"] if model else None
+        fold = gr.skip() if here else gr.Accordion(open=True)
+        cards = model_view.model_cards(here, chosen), model_view.model_cards(away, chosen), fold
         if model is None:
-            closed = gr.Button(visible=False)
-            return (
-                None,
-                model_view.model_cards(models, None),
-                "",
-                closed,
-                closed,
-                gr.Button(interactive=False),
-                gr.skip(),
-            )
+            hidden = gr.Button(visible=False)
+            return None, *cards, "", hidden, hidden, gr.Button(interactive=False), gr.skip()
         fetching = model["download_state"] in FETCHING
         usable = model["supported"] and model["download_state"] == "ready"
         can_fetch = model["supported"] and model["download_state"] in ("absent", "failed")
         size = f" ({markup.file_size(model['size_bytes'])})" if model.get("size_bytes") else ""
         return (
-            model["name"],
-            model_view.model_cards(models, model["name"]),
+            chosen,
+            *cards,
             model_view.download_line(model),
             gr.Button(f"Download{size}", visible=can_fetch),
             gr.Button(visible=fetching),
             gr.Button(interactive=usable),
-            gr.Timer(active=any(each["download_state"] in FETCHING for each in models)),
+            gr.Timer(active=any(each["download_state"] in FETCHING for each in away)),
         )
 
     def start_download(self, name: str) -> Updates:
@@ -108,5 +120,5 @@ class BaseStep:
 
 
 def _first_usable(models: list[dict[str, Any]]) -> dict[str, Any] | None:
-    usable = [each for each in models if each["supported"] and each["download_state"] == "ready"]
+    usable = [each for each in models if each["supported"]]
     return next(iter([each for each in usable if each["source"] == "starter"] + usable), None)

@@ -193,13 +193,19 @@ class DataStep:
         return dataset
 
     def read_mapping(
-        self, template: str, target: str, instruction: str, fraction: float, seed: float | None, rendering: str
+        self,
+        template: str | None,
+        target: str,
+        instruction: str | None,
+        fraction: float,
+        seed: float | None,
+        rendering: str,
     ) -> dict[str, Any]:
         """The fields of the page as the services know them."""
         return {
-            "template": template,
+            "template": template or "",
             "target": target,
-            "instruction": instruction.strip(),
+            "instruction": (instruction or "").strip(),
             "validation_fraction": fraction,
             "seed": int(seed or 0),
             "rendering": rendering,

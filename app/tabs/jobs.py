@@ -33,14 +33,16 @@ class JobsTab:
     def _build_detail(self) -> None:
         self.state = html_piece(elem_id="job-state")
         with gr.Row(elem_classes="ps-tight"):
-            self.stop = gr.Button("Stop…", visible=False, min_width=110, elem_id="job-stop")
-            self.compare = gr.Button("Compare", variant="primary", visible=False, min_width=110, elem_id="job-compare")
-            self.download = gr.Button("Download", visible=False, min_width=110, elem_id="job-download")
-            self.pause = gr.Button("Pause", visible=False, min_width=110, elem_id="job-pause")
-            self.resume = gr.Button("Resume", visible=False, min_width=110, elem_id="job-resume")
-            self.retry = gr.Button("Try again", visible=False, min_width=110, elem_id="job-retry")
-            self.duplicate = gr.Button("Run again as a copy", visible=False, min_width=150, elem_id="job-duplicate")
-            self.delete = gr.Button("Delete…", visible=False, min_width=110, elem_id="job-delete")
+            self.stop = gr.Button("Stop…", visible=False, size="md", min_width=96, elem_id="job-stop")
+            self.compare = gr.Button(
+                "Compare", variant="primary", visible=False, size="md", min_width=96, elem_id="job-compare"
+            )
+            self.download = gr.Button("Download", visible=False, size="md", min_width=96, elem_id="job-download")
+            self.pause = gr.Button("Pause", visible=False, size="md", min_width=96, elem_id="job-pause")
+            self.resume = gr.Button("Resume", visible=False, size="md", min_width=96, elem_id="job-resume")
+            self.retry = gr.Button("Try again", visible=False, size="md", min_width=96, elem_id="job-retry")
+            self.duplicate = gr.Button("Run a copy", visible=False, size="md", min_width=96, elem_id="job-duplicate")
+            self.delete = gr.Button("Delete…", visible=False, size="md", min_width=96, elem_id="job-delete")
         with gr.Group(visible=False) as self.stop_choice:
             gr.HTML(markup.notice("Stop this training? What it has learned so far can be kept as a prefix.", "warn"))
             with gr.Row():

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -19,6 +20,7 @@ from worker.engine.rendering import template_columns
 FIELDS, RAW = "Fill the columns", "Free text"
 MAX_FIELDS = 8
 UPDATE_EVERY_S = 0.2
+START_TIMEOUT_S = 60.0
 
 Updates = tuple[Any, ...]
 
@@ -124,6 +126,7 @@ class PlaygroundTab:
 
     def compare(
         self,
+        request: gr.Request,
         chosen: list[str] | None,
         first: dict[str, Any] | None,
         kind: str,
@@ -131,9 +134,8 @@ class PlaygroundTab:
         temperature: float,
         top_p: float,
         seed: float | None,
-        raw: str,
-        *fields: str,
-        request: gr.Request,
+        raw: str | None,
+        *fields: str | None,
     ) -> Iterator[Updates]:
         """Streams all columns; ends within a step when the user stops it or closes the page."""
         if not chosen or first is None:
@@ -144,9 +146,9 @@ class PlaygroundTab:
         }  # fmt: skip
         columns = _columns(first)
         if kind == FIELDS and columns:
-            body["fields"] = dict(zip(columns, fields, strict=False))
+            body["fields"] = {name: text or "" for name, text in zip(columns, fields, strict=False)}
         else:
-            body["prompt"] = raw
+            body["prompt"] = raw or ""
         state = compare_view.Comparison(
             [compare_view.Pane(first["base_model"], "the base model, untouched")]
             + [compare_view.Pane(name, "the same base with this prefix") for name in chosen]
@@ -154,13 +156,23 @@ class PlaygroundTab:
         yield self._drawn(state, is_running=True)
         with self.running.track(request.session_hash) as cancelled:
             try:
+                for _ in self._until_ready(cancelled):
+                    yield compare_view.starting(), "", "", gr.Button(visible=False), gr.Button(visible=True)
                 yield from self._follow(state, body, cancelled)
             except Exception as fault:
                 yield markup.notice(sentence(fault), "bad"), "", "", gr.Button(visible=True), gr.Button(visible=False)
                 return
         yield self._drawn(state, is_running=False)
 
-    def _follow(self, state: compare_view.Comparison, body: dict[str, Any], cancelled: Any) -> Iterator[Updates]:
+    def _until_ready(self, cancelled: Event) -> Iterator[None]:
+        """Waits for a model server that is still starting, as it does for some seconds after the page is up."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not inference.is_up(self.context) and time.monotonic() < deadline:
+            yield
+            if cancelled.wait(UPDATE_EVERY_S):
+                return
+
+    def _follow(self, state: compare_view.Comparison, body: dict[str, Any], cancelled: Event) -> Iterator[Updates]:
         last = 0.0
         with closing(inference.compare_stream(self.context, body)) as events:
             for event in events:

@@ -33,12 +33,12 @@ class PrefixesTab:
     def _build_detail(self) -> None:
         self.detail = html_piece(elem_id="prefix-detail")
         with gr.Row(elem_classes="ps-tight"):
-            self.compare = gr.Button("Compare", variant="primary", min_width=110, elem_id="prefix-compare")
-            self.download = gr.Button("Download", min_width=110, elem_id="prefix-download")
+            self.compare = gr.Button("Compare", variant="primary", size="md", min_width=96, elem_id="prefix-compare")
+            self.download = gr.Button("Download", size="md", min_width=96, elem_id="prefix-download")
             self.with_rows = gr.Checkbox(
                 False, label="with sample rows of my data", container=False, min_width=220, elem_id="prefix-with-rows"
             )
-            self.delete = gr.Button("Delete…", min_width=110, elem_id="prefix-delete")
+            self.delete = gr.Button("Delete…", size="md", min_width=96, elem_id="prefix-delete")
         with gr.Group(visible=False) as self.delete_choice:
             gr.HTML(markup.notice("Delete this prefix? It cannot be brought back, but a downloaded copy can.", "warn"))
             with gr.Row():

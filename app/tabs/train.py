@@ -1,5 +1,6 @@
 """The Train tab: examples, base model, start, one after the other."""
 
+import re
 from typing import Any
 
 import gradio as gr
@@ -9,6 +10,9 @@ from app.tabs.base_step import BaseStep
 from app.tabs.data_step import DataStep
 from app.tabs.start_step import StartStep
 from app.ui.pieces import guarded
+
+
+NAMELESS = {"train", "training", "data", "dataset", "table", "examples", "sheet1", "export"}
 
 
 class TrainTab:
@@ -45,7 +49,13 @@ class TrainTab:
         return [self.data.dataset, self.base.chosen, *self.start.fields]
 
     @staticmethod
-    def _suggest_name(dataset: dict[str, Any], name: str) -> str:
-        """The file's name without its ending, unless the user has written a name already."""
-        stem = dataset["name"].removesuffix(".gz").rsplit(".", 1)[0]
-        return name.strip() or stem.replace(" ", "-").lower()[:80]
+    def _suggest_name(dataset: dict[str, Any], name: str | None) -> str:
+        """The file's name without its ending, unless the user has written a name already.
+
+        A file called `train` or `data` says nothing, so the first words of the instruction name it then.
+        """
+        stem = dataset["name"].removesuffix(".gz").rsplit(".", 1)[0].lower()
+        words = re.findall(r"\w+", dataset["mapping"]["instruction"].lower())[:4]
+        if stem in NAMELESS and words:
+            stem = "-".join(words)
+        return (name or "").strip() or stem.replace(" ", "-")[:80]

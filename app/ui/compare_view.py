@@ -95,6 +95,11 @@ def waiting() -> str:
     return markup.empty("Nothing compared yet", "Fill the prompt and press Answer; both columns write at once.")
 
 
+def starting() -> str:
+    """What stands in the panes' place while the model server starts."""
+    return markup.notice("The model server is starting; this takes a few seconds …")
+
+
 def _pane(pane: Pane) -> str:
     footer = []
     if pane.tokens:
@@ -103,7 +108,8 @@ def _pane(pane: Pane) -> str:
         footer.append(f"{pane.tokens_per_second:,.0f} tokens/s")
     if pane.finish_reason:
         footer.append(REASONS.get(pane.finish_reason, pane.finish_reason))
-    text = markup.isolated(pane.text) if pane.text or not pane.finish_reason else "<em>It ended without a word.</em>"
+    silence = "It ended without a word." if pane.finish_reason else "…"
+    text = markup.isolated(pane.text) if pane.text else f"<em>{silence}</em>"
     header = f"<header>{markup.isolated(pane.title)}<small>{markup.escape(pane.note)}</small></header>"
     return (
         f'<section class="ps-pane">{header}<div aria-live="off">{text}</div>'

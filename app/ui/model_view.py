@@ -10,7 +10,7 @@ PLACES = {"starter": "built in", "local": "on this machine", "hub": "Hugging Fac
 
 
 def model_cards(models: Sequence[dict[str, Any]], chosen: str | None) -> str:
-    """All base models, those that can be used at once first."""
+    """Base models as cards, those that can be used first."""
     if not models:
         return markup.empty(
             "No base model yet", "Put a model folder into PREFIX_STUDIO_MODELS, or type a hub id below."

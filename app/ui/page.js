@@ -35,4 +35,18 @@
       if (source) navigator.clipboard.writeText(source.textContent);
     }
   });
+
+  // The address carries the place: the open tab and, in Jobs, the chosen job.
+  const remember = () => {
+    const tab = document.querySelector("#tabs > .tab-wrapper [data-tab-id][aria-selected=true]")?.dataset.tabId;
+    if (!tab) return;
+    const job = tab === "jobs" && document.querySelector("#job-cards [aria-pressed=true]")?.dataset.target;
+    const address = new URL(window.location.href);
+    address.searchParams.set("tab", tab);
+    if (job) address.searchParams.set("job", job);
+    else if (tab !== "jobs") address.searchParams.delete("job");
+    if (address.href !== window.location.href) window.history.replaceState(null, "", address);
+  };
+  const watched = { subtree: true, childList: true, attributeFilter: ["aria-selected", "aria-pressed"] };
+  new MutationObserver(remember).observe(document.body, watched);
 }

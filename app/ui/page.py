@@ -22,12 +22,6 @@ HEADER = (
 MAX_THREADS = 200
 """Events that run at once; Gradio's own 40 would let 50 streams wait for each other."""
 
-REMEMBER = """(tab, job) => {
-  const address = new URL(window.location.href);
-  address.searchParams.set("tab", tab);
-  if (job) address.searchParams.set("job", job); else address.searchParams.delete("job");
-  window.history.replaceState(null, "", address);
-}"""
 TABS = ("train", "jobs", "playground", "prefixes")
 
 
@@ -39,7 +33,6 @@ class Page:
         with gr.Blocks(title="Prefix Studio", analytics_enabled=False, delete_cache=(3600, 3600)) as self.blocks:
             self.header = html_piece(HEADER.format(status="&nbsp;"))
             self.status_timer = gr.Timer(10.0)
-            self.place = gr.State("train")
             with gr.Tabs(elem_id="tabs") as self.tabs:
                 with gr.Tab("Train", id="train") as self.train_tab:
                     self.train = TrainTab(context)
@@ -56,7 +49,9 @@ class Page:
             tab.wire()
         self._wire_visits()
         self._wire_ways()
-        loaded = self.blocks.load(guarded(self._open), None, [self.tabs, self.place, self.jobs.chosen])
+        opened = [self.tabs, self.jobs.timer, self.jobs.chosen]
+        loaded = self.blocks.load(guarded(self._open), None, opened)
+        loaded.then(guarded(self.jobs.refresh), [self.jobs.chosen, self.jobs.seen], self.jobs.shown)
         loaded.then(guarded(self._status), None, self.header, show_progress="hidden")
         self.blocks.load(guarded(self.train.data.list_earlier), None, self.train.data.earlier)
         self.blocks.unload(self.playground.running.cancel)
@@ -74,27 +69,24 @@ class Page:
             self.prefixes_tab: (guarded(library.show), library.chosen, library.shown),
         }  # fmt: skip
         for (tab, visit), name in zip(visits.items(), TABS, strict=True):
-            place = gr.State(name)
-            tab.select(lambda name=name: (name, gr.Timer(active=name == "jobs")), None, [self.place, history.timer])
+            tab.select(lambda name=name: gr.Timer(active=name == "jobs"), None, history.timer)
             tab.select(*visit, show_progress="hidden")
-            tab.select(None, [place, history.chosen] if name == "jobs" else [place, gr.State("")], None, js=REMEMBER)
-        history.chosen.change(None, [self.place, history.chosen], None, js=REMEMBER)
 
     def _wire_ways(self) -> None:
         """From Train to Jobs, from a finished job or a prefix to the Playground."""
         started = self.train.start.train.click(
             guarded(self.train.start.start), self.train.start_inputs, self.jobs.chosen
         )
-        started.success(self._to_jobs, None, [self.tabs, self.place, self.jobs.timer]).success(
+        started.success(self._to_jobs, None, [self.tabs, self.jobs.timer]).success(
             guarded(self.jobs.refresh), [self.jobs.chosen, self.jobs.seen], self.jobs.shown
         )
-        target = [self.tabs, self.place, self.jobs.timer, self.playground.kind, *self.playground.form]
+        target = [self.tabs, self.jobs.timer, self.playground.kind, *self.playground.form]
         self.jobs.compare.click(guarded(self._compare_job), self.jobs.chosen, target)
         self.prefixes.compare.click(guarded(self._compare_prefix), self.prefixes.chosen, target)
 
     @staticmethod
     def _to_jobs() -> tuple[Any, ...]:
-        return gr.Tabs(selected="jobs"), "jobs", gr.Timer(active=True)
+        return gr.Tabs(selected="jobs"), gr.Timer(active=True)
 
     def _compare_job(self, job_id: str) -> tuple[Any, ...]:
         return self._compare_prefix(jobs.describe(self.context, job_id)["prefix_id"])
@@ -102,13 +94,13 @@ class Page:
     def _compare_prefix(self, prefix_id: str) -> tuple[Any, ...]:
         name = prefixes.describe(self.context, prefix_id)["name"]
         form = self.playground.show([name], FIELDS)
-        return gr.Tabs(selected="playground"), "playground", gr.Timer(active=False), FIELDS, *form
+        return gr.Tabs(selected="playground"), gr.Timer(active=False), FIELDS, *form
 
     def _open(self, request: gr.Request) -> tuple[Any, ...]:
         """Opens the place that the address names."""
         tab = request.query_params.get("tab")
         place = tab if tab in TABS else "train"
-        return gr.Tabs(selected=place), place, request.query_params.get("job")
+        return gr.Tabs(selected=place), gr.Timer(active=place == "jobs"), request.query_params.get("job")
 
     def _status(self) -> str:
         return HEADER.format(status=markup.escape(status.status_line(self.context)))
