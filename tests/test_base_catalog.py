@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from tests.test_inspect import model_folder
 
 from storage.base_models import get_base_model, list_base_models
 from storage.bases.catalog import STARTER_NAME, ensure_fingerprint, sync_catalog
@@ -15,6 +14,7 @@ from storage.bases.fingerprint import fingerprint
 from storage.bases.shortlist import SHORT_LIST
 from storage.errors import InvalidInputError
 from storage.schema.base_model import BaseModelSource, DownloadState
+from tests.test_inspect import model_folder
 from worker.engine.families import check_family, geometry
 
 
@@ -130,9 +130,8 @@ def test_removed_folder_leaves_the_list(database, settings_with_models, models, 
 
 
 def test_removed_folder_stays_as_absent_while_a_job_refers_to_it(database, settings_with_models, models, tmp_path):
-    from tests.stored import RECIPE, RENDERING, add_dataset
-
     from storage.jobs import submit_job
+    from tests.stored import RECIPE, RENDERING, add_dataset
 
     model_folder(models, "mine")
     mine = sync(database, settings_with_models, tmp_path)["mine"]
@@ -154,9 +153,8 @@ def test_removed_folder_stays_as_absent_while_a_job_refers_to_it(database, setti
 
 
 def test_folder_named_like_a_prefix_is_left_out(database, settings_with_models, models, tmp_path, caplog):
-    from tests.stored import PREFIX_FIELDS, RECIPE, RENDERING, add_base_model
-
     from storage.prefixes import create_prefix
+    from tests.stored import PREFIX_FIELDS, RECIPE, RENDERING, add_base_model
 
     with database.write() as session:
         base_model = add_base_model(session, "another")

@@ -6,10 +6,6 @@ from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.hub_server import COMMIT, HubServer
-from tests.rest import rest_client
-from tests.test_hub import FILES, HUB_ID
-from tests.test_inspect import model_folder
 
 from app.context import AppContext
 from app.services import base_models
@@ -18,6 +14,10 @@ from storage.bases import hub
 from storage.bases.fingerprint import fingerprint
 from storage.errors import ConflictError, InvalidInputError, NotFoundError
 from storage.schema.base_model import DownloadState
+from tests.hub_server import COMMIT, HubServer
+from tests.rest import rest_client
+from tests.test_hub import FILES, HUB_ID
+from tests.test_inspect import model_folder
 from worker.engine.errors import UnsupportedModelError
 
 LLAMA = {
@@ -166,9 +166,8 @@ def test_files_of_a_downloaded_model_are_removed(context, client):
 
 
 def test_files_stay_while_a_job_needs_them(context, client):
-    from tests.stored import RECIPE, RENDERING, add_dataset
-
     from storage.jobs import submit_job
+    from tests.stored import RECIPE, RENDERING, add_dataset
 
     folder = downloaded(context)
     with context.database.write() as session:

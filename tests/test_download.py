@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.hub_server import COMMIT, HubServer
 from huggingface_hub import constants
 from safetensors.numpy import save
 
@@ -21,6 +20,7 @@ from storage.bases.download import download, download_folder
 from storage.bases.fingerprint import fingerprint
 from storage.downloads import cancel_download, next_download, request_download, restart_downloads
 from storage.schema.base_model import BaseModelSource, DownloadState
+from tests.hub_server import COMMIT, HubServer
 
 HUB_ID = "someone/small"
 WEIGHTS = save({"embed": np.arange(300_000, dtype=np.float32).reshape(300, 1000)})

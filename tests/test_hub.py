@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from tests.hub_server import COMMIT, HubServer
 
 from storage.bases.hub import (
     GatedModelError,
@@ -14,6 +13,7 @@ from storage.bases.hub import (
     needed_files,
 )
 from storage.errors import InvalidInputError, NotFoundError
+from tests.hub_server import COMMIT, HubServer
 
 HUB_ID = "someone/small"
 FILES = {

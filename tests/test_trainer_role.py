@@ -1,6 +1,9 @@
 """The trainer role on a tiny model: from a claimed job to a published prefix, and every other end of a job."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -290,3 +293,27 @@ def test_prompt_tuning_runs_through_the_same_role(role: Role) -> None:
 def test_assignment_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected JOB:ATTEMPT"):
         Assignment.parse(text)
+
+
+def test_trainer_without_a_job_reports_ready_and_ends_with_its_pipe(settings: Settings) -> None:
+    command = [sys.executable, "-m", "worker.trainer"]
+    environment = {**os.environ, "PREFIX_STUDIO_HOME": str(settings.home)}
+    finished = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, input="", capture_output=True, text=True, timeout=120
+    )
+    assert (finished.returncode, finished.stdout) == (0, "ready\n")
+
+
+def test_process_takes_its_job_from_the_line_that_it_waits_for(role: Role, settings: Settings) -> None:
+    role.submit()
+    assignment = role.claim()
+    command = [sys.executable, "-m", "worker.trainer"]
+    environment = {**os.environ, "PREFIX_STUDIO_HOME": str(settings.home)}
+    finished = subprocess.run(
+        command, cwd=Path(__file__).parents[1], env=environment, input=f"{assignment}\n", text=True, timeout=120,
+        capture_output=True,
+    )  # fmt: skip
+    assert finished.returncode == 0
+    assert role.job(assignment.job_id).status == JobStatus.SUCCEEDED
+    log = role.store.run_folder(assignment.job_id, 1) / "trainer.log"
+    assert assignment.job_id in log.read_text()

@@ -20,12 +20,10 @@ class InferenceAddress:
     Attributes:
         url: Its root, without a slash at the end.
         secret: What it wants to see as a bearer token.
-        device_name: What it computes on, such as `CPU` or the name of a GPU; empty where it does not say.
     """
 
     url: str
     secret: str
-    device_name: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -37,14 +35,14 @@ def read_address(settings: Settings) -> InferenceAddress | None:
     """Where the inference role listens; None until it has written it down."""
     try:
         told = json.loads(settings.inference_file.read_text())
-        return InferenceAddress(str(told["url"]).rstrip("/"), str(told["secret"]), str(told.get("device_name", "")))
+        return InferenceAddress(str(told["url"]).rstrip("/"), str(told["secret"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def roles(settings: Settings) -> dict[str, Any]:
     """The state of every role: `ready`, `starting` or `stopped`."""
-    return {"web": {"state": "ready"}, "dispatcher": _dispatcher(settings), "inference": _inference(settings)}
+    return {"web": {"state": "ready"}, "dispatcher": _dispatcher(settings), "inference": inference_state(settings)}
 
 
 def _dispatcher(settings: Settings) -> dict[str, Any]:
@@ -59,7 +57,8 @@ def _dispatcher(settings: Settings) -> dict[str, Any]:
     return {"state": state, "running": len(told.get("running") or []), "beat_age_s": round(age_s, 1)}
 
 
-def _inference(settings: Settings) -> dict[str, Any]:
+def inference_state(settings: Settings) -> dict[str, Any]:
+    """The state of the inference role, and what it says of itself."""
     address = read_address(settings)
     if address is None:
         return {"state": "starting"}

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from app.context import AppContext
-from app.services.health import read_address
+from app.services.health import inference_state, read_address
 from storage.errors import BusyError, InvalidInputError, StudioError
 
 CONNECT_TIMEOUT_S = 5.0
@@ -44,6 +44,11 @@ def compare_stream(context: AppContext, body: dict[str, Any]) -> Generator[dict[
             yield from _events(answer.iter_lines())
     except httpx.TransportError as error:
         raise BusyError(NOT_READY) from error
+
+
+def is_up(context: AppContext) -> bool:
+    """Whether the inference role answers."""
+    return bool(inference_state(context.settings)["state"] == "ready")
 
 
 def device_name(context: AppContext) -> str | None:

@@ -5,7 +5,8 @@ import os
 import psutil
 
 from app.context import AppContext
-from app.services import health, jobs
+from app.services import jobs
+from app.services.inference import device_name
 
 
 def status_line(context: AppContext) -> str:
@@ -19,6 +20,5 @@ def status_line(context: AppContext) -> str:
 
 
 def _device(context: AppContext) -> str:
-    address = health.read_address(context.settings)
-    name = address.device_name if address else ""
+    name = device_name(context)
     return name if name and name != "CPU" else f"CPU, {os.cpu_count()} cores"

@@ -11,7 +11,6 @@ from app.tabs.data_step import DataStep
 from app.tabs.start_step import StartStep
 from app.ui.pieces import guarded
 
-
 NAMELESS = {"train", "training", "data", "dataset", "table", "examples", "sheet1", "export"}
 
 

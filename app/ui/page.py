@@ -116,7 +116,7 @@ def mount(app: FastAPI, context: AppContext) -> FastAPI:
     blocks = Page(context).blocks
     blocks.max_threads = MAX_THREADS
     blocks.queue(default_concurrency_limit=20, max_size=256, api_open=False)
-    mounted = gr.mount_gradio_app(
+    mounted: FastAPI = gr.mount_gradio_app(
         app,
         blocks,
         path="/",
