@@ -205,6 +205,25 @@ def test_running_job_stops_with_and_without_its_prefix(studio: Studio, trained: 
         assert job["stopped_early"] is keep
 
 
+def test_job_goes_on_when_its_trainer_is_killed(studio: Studio, trained: dict[str, Any]) -> None:
+    job_id = studio.submit(trained["dataset"]["id"], "survivor", max_steps=20_000, eval_every=5_000)
+    studio.wait_until_running(job_id)
+    for child in psutil.Process(studio.process.pid).children(recursive=True):
+        if child.cmdline()[-1:] == ["worker.trainer"] or "--assign" in child.cmdline():
+            child.kill()
+    deadline = time.monotonic() + TRAIN_S
+    while True:
+        job = studio.http.get(f"/api/v1/jobs/{job_id}").json()
+        if job["attempt"] == 2 and job["metrics"].get("loss") and job["stage"] == "Training":
+            break
+        assert time.monotonic() < deadline, studio.told()
+        time.sleep(0.1)
+    studio.http.post(f"/api/v1/jobs/{job_id}/stop", json={"keep": True})
+    studio.follow(job_id)
+    assert studio.http.get(f"/api/v1/jobs/{job_id}").json()["status"] == "succeeded"
+    assert any("was killed" in line for line in studio.http.get(f"/api/v1/jobs/{job_id}/log").json()["lines"])
+
+
 def test_web_and_dispatcher_load_no_torch(studio: Studio, trained: dict[str, Any]) -> None:
     roles = {}
     for child in psutil.Process(studio.process.pid).children():
