@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.artifacts import ArtifactStore
@@ -56,20 +58,37 @@ def read_rows(store: ArtifactStore, version: DatasetVersion, part: Part, start: 
 
 
 def count_rows(store: ArtifactStore, version: DatasetVersion) -> dict[Part, int]:
-    """Rows of each part, the drawn validation rows counted where they are used."""
-    counts: dict[Part, int] = {part: _stored_rows(store, version, part) for part in PARTS}
-    drawn = 0 if "validation" in version.blobs else len(validation_indices(version, counts["train"]))
-    return {**counts, "train": counts["train"] - drawn, "validation": counts["validation"] + drawn}
+    """Rows of each part that can be used, the drawn validation rows counted where they are used."""
+    return {part: len(usable_indices(store, version, part)) for part in PARTS}
+
+
+def usable_indices(store: ArtifactStore, version: DatasetVersion, part: Part) -> list[int]:
+    """The rows that a part is used with, in rising order: those of its file, or of `train` for a drawn validation part.
+
+    Rows whose answer is empty are in no part: there is nothing to learn from them and nothing to compare with.
+    """
+    is_drawn = "validation" not in version.blobs
+    stored: Part = "train" if is_drawn and part == "validation" else part
+    if stored not in version.blobs:
+        return []
+    blank = _blank_answers(store, version, stored)
+    chosen = np.flatnonzero(~blank)
+    if is_drawn and stored == "train":
+        drawn = validation_indices(version, len(blank))
+        chosen = np.intersect1d(chosen, drawn) if part == "validation" else np.setdiff1d(chosen, drawn)
+    return [int(index) for index in chosen]
 
 
 def load_parts(store: ArtifactStore, version: DatasetVersion) -> Parts:
-    """Every row of a version, with the drawn split applied; the order of the file is kept in each part."""
-    train, validation, test = (list(iterate_rows(store, version, part)) for part in PARTS)
-    if "validation" not in version.blobs:
-        drawn = set(validation_indices(version, len(train)))
-        validation = [row for index, row in enumerate(train) if index in drawn]
-        train = [row for index, row in enumerate(train) if index not in drawn]
-    return Parts(train=train, validation=validation, test=test)
+    """Every row of a version that can be used, with the drawn split applied; the order of the file is kept."""
+    stored = {part: list(iterate_rows(store, version, part)) for part in PARTS}
+    used = {part: usable_indices(store, version, part) for part in PARTS}
+    held_out = stored["validation"] if "validation" in version.blobs else stored["train"]
+    return Parts(
+        train=[stored["train"][index] for index in used["train"]],
+        validation=[held_out[index] for index in used["validation"]],
+        test=[stored["test"][index] for index in used["test"]],
+    )
 
 
 def validation_indices(version: DatasetVersion, num_rows: int) -> list[int]:
@@ -92,11 +111,16 @@ def validation_indices(version: DatasetVersion, num_rows: int) -> list[int]:
     return sorted(int(index) for index in order[:count])
 
 
-def _stored_rows(store: ArtifactStore, version: DatasetVersion, part: Part) -> int:
-    if part not in version.blobs:
-        return 0
+def _blank_answers(store: ArtifactStore, version: DatasetVersion, part: Part) -> npt.NDArray[np.bool_]:
+    """Whether the answer of each stored row is empty; only that one column is read."""
+    target = version.mapping.get("target")
     with store.open(version.blobs[part]) as file:
-        return int(pq.read_metadata(file).num_rows)
+        parquet = pq.ParquetFile(file)
+        if target not in parquet.schema_arrow.names:
+            return np.zeros(parquet.metadata.num_rows, dtype=bool)
+        cells = parquet.read([target]).column(0)
+    trimmed = pc.utf8_trim_whitespace(pc.fill_null(cells, ""))
+    return np.asarray(pc.equal(trimmed, "").to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _groups_holding(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:

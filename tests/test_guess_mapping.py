@@ -125,3 +125,8 @@ def test_real_tasks_are_guessed_right(name: str, shared_folder: Path) -> None:
     columns = reader.columns()
     rows = [dict(zip(columns, cells, strict=True)) for cells in reader.rows(columns)]
     assert guess(rows)[:2] == TASKS[name]
+
+
+def test_last_column_called_sentence_is_written_of_the_facts_before_it() -> None:
+    rows = [{"facts": f"name: Place {index}", "sentence": f"Place {index} is here."} for index in range(30)]
+    assert guess_mapping(["facts", "sentence"], rows, lambda column, limit: None)["target"] == "sentence"

@@ -87,3 +87,15 @@ def test_rows_whose_file_is_gone_are_told(store: ArtifactStore, version: Dataset
     store.delete(version.blobs["train"])
     with pytest.raises(NotFoundError, match="no longer kept"):
         load_parts(store, version)
+
+
+def test_rows_without_an_answer_are_in_no_part(database: Database, store: ArtifactStore) -> None:
+    given: list[dict[str, str | None]] = [
+        {"text": f"{index}", "label": "yes" if index % 4 else " "} for index in range(40)
+    ]
+    with database.write() as session:
+        _, version = add_dataset(session, store_table(store, train=given))
+    parts = load_parts(store, version)
+    assert len(parts.train) + len(parts.validation) == 30
+    assert all(row["label"] == "yes" for row in parts.train + parts.validation)
+    assert count_rows(store, version) == {"train": len(parts.train), "validation": len(parts.validation), "test": 0}

@@ -13,7 +13,7 @@ from app.services.dataset_body import NUM_SAMPLES, described, is_blocked, render
 from app.services.mapping import complete_mapping, mapping_findings, render_sample
 from storage import datasets as stored
 from storage.errors import InvalidInputError, NotFoundError
-from storage.rows import count_rows, read_rows, validation_indices
+from storage.rows import read_rows, usable_indices
 from storage.tables.findings import Finding, row_findings
 from storage.tables.guess import guess_mapping
 from storage.tables.limits import Limits, ReadOptions
@@ -155,13 +155,10 @@ def random_validation_row(context: AppContext, version_id: str, seed: int) -> di
     """
     with context.database.read() as session:
         version = stored.get_version(session, version_id)
-    part: Part = "validation" if "validation" in version.blobs else "train"
-    num_rows = count_rows(context.store, version)
-    indices: Sequence[int] = range(num_rows["validation"])
-    if part == "train":
-        indices = validation_indices(version, num_rows["train"] + num_rows["validation"])
+    indices = usable_indices(context.store, version, "validation")
     if not indices:
         raise NotFoundError("This dataset keeps no row for validation. Raise the share that is held out.")
+    part: Part = "validation" if "validation" in version.blobs else "train"
     index = random.Random(seed).choice(indices)
     row = read_rows(context.store, version, part, index, index + 1)[0]
     return {"fields": row, **render_sample(row, version.mapping, index + 1)}

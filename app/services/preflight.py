@@ -84,14 +84,7 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
     check_family(base_model.config or {})
     measured = geometry(base_model.config or {})
     rendering = _rendering(body, version)
-    recipe = resolve(
-        wish,
-        num_train=count_rows(context.store, version)["train"],
-        instruction_tokens=_count_tokens(base_model, rendering["instruction"]),
-        geometry=measured,
-        num_base_parameters=int(base_model.details.get("num_parameters") or 0),
-        on_gpu=shutil.which("nvidia-smi") is not None,
-    )
+    recipe = _resolve(context, wish, version, base_model, rendering["instruction"])
     _check_length(recipe, measured)
     row_tokens = max(8, version.size_bytes // max(1, version.num_rows) // BYTES_PER_TOKEN)
     estimate_bytes = _estimate_bytes(base_model, measured, recipe, row_tokens)
@@ -161,6 +154,20 @@ def _check_length(recipe: Recipe, measured: Geometry) -> None:
             f"num_virtual_tokens is {length}; the context of this base model is {measured.context_length} tokens and a "
             f"prefix may take half of it. Give at most {measured.context_length // 2}."
         )
+
+
+def _resolve(
+    context: AppContext, wish: Recipe, version: DatasetVersion, base_model: BaseModel, instruction: str
+) -> Recipe:
+    """The recipe that the trainer will come to, as far as that can be known without loading the base."""
+    return resolve(
+        wish,
+        num_train=count_rows(context.store, version)["train"],
+        instruction_tokens=_count_tokens(base_model, instruction),
+        geometry=geometry(base_model.config or {}),
+        num_base_parameters=int(base_model.details.get("num_parameters") or 0),
+        on_gpu=shutil.which("nvidia-smi") is not None,
+    )
 
 
 def _count_tokens(base_model: BaseModel, text: str) -> int:

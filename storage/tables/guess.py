@@ -113,7 +113,13 @@ def _guess_target(views: Sequence[ColumnView], num_rows: int) -> ColumnView:
     for view in useful:
         if simple(view.name).endswith(endings):
             return view
-    free = [view for view in useful if not view.is_identifier and simple(view.name) not in INPUT_NAMES]
+    # A last column called `sentence` behind one that no input is called is what should be written of it.
+    is_generic = [simple(view.name) in GENERIC_NOUNS and view is useful[-1] and len(useful) > 1 for view in useful]
+    free = [
+        view
+        for view, is_last_noun in zip(useful, is_generic, strict=True)
+        if not view.is_identifier and (is_last_noun or simple(view.name) not in INPUT_NAMES)
+    ]
     classes = [view for view in free if _is_class(view, num_rows)]
     if free and any(simple(view.name) in ASKING_NAMES for view in useful):
         return max(free, key=lambda view: view.mean_characters)

@@ -20,7 +20,7 @@ from worker.engine.train import Control, train
 from worker.training.checkpoints import Checkpoints
 from worker.training.inputs import Inputs, Task, encode, load_task_base, read_task
 from worker.training.progress import Follower
-from worker.training.publish import publish
+from worker.training.publish import Publication, publish
 from worker.training.recorder import Recorder
 from worker.training.samples import Samples
 
@@ -99,7 +99,8 @@ class Attempt:
         self._recorder.progress(metrics={**metrics, "samples": rows}, step=finished.num_steps, eta_s=0.0)
         self._recorder.add("samples", {"rows": rows}, finished.best_step)
         self._recorder.stage("Publishing the prefix")
-        publish(self._database, self._store, self._lease, prepared.task, prepared.inputs, finished, metrics, rows)
+        publication = Publication(prepared.task, prepared.inputs, finished, metrics, rows)
+        publish(self._database, self._store, self._lease, publication)
         return Outcome.PUBLISHED
 
     def _prepare(self) -> Prepared | Outcome:

@@ -23,6 +23,7 @@ from worker.engine.base import LoadedBase, load_base
 from worker.engine.example import Example
 from worker.engine.recipe import Recipe
 from worker.engine.rendering import Rendering
+from worker.engine.run import MAX_VALIDATION_ROWS
 from worker.engine.tokens import (
     choose_rendering_kind,
     encode_example,
@@ -30,9 +31,6 @@ from worker.engine.tokens import (
     initialisation_ids,
     render_row,
 )
-
-MAX_VALIDATION_ROWS = 256
-"""Held-out rows that every look takes in; more would take time from the training and change little."""
 
 
 @dataclass(frozen=True)
@@ -175,4 +173,7 @@ def _instructed(base: LoadedBase, rendering: Rendering, pairs: Sequence[tuple[Ro
 def _init_ids(task: Task, base: LoadedBase, recipe: Recipe, rendering: Rendering) -> list[int]:
     if recipe.init == "random":
         return []
-    return initialisation_ids(base.tokenizer, rendering, task.train_rows, recipe.num_virtual_tokens or 0)
+    # Files often begin with rows that are alike; rows from all over say more about the task.
+    length = recipe.num_virtual_tokens or 0
+    rows = random.Random(recipe.seed).sample(task.train_rows, min(length, len(task.train_rows)))
+    return initialisation_ids(base.tokenizer, rendering, rows, length)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from storage.artifacts import ArtifactStore
@@ -19,16 +20,41 @@ ATTEMPTS = 12
 PAUSE_S = 2.0
 
 
-def publish(
-    database: Database,
-    store: ArtifactStore,
-    lease: Lease,
-    task: Task,
-    inputs: Inputs,
-    finished: Finished,
-    metrics: dict[str, Any],
-    samples: list[dict[str, str]],
-) -> str:
+@dataclass(frozen=True)
+class Publication:
+    """What is to be kept.
+
+    Attributes:
+        task: The job and its base model.
+        inputs: The settings as they were used.
+        finished: Holds the prefix.
+        metrics: Figures of the training.
+        samples: Held-out prompts with their answers.
+    """
+
+    task: Task
+    inputs: Inputs
+    finished: Finished
+    metrics: dict[str, Any]
+    samples: list[dict[str, str]]
+
+    def columns(self, size_bytes: int, artifact_hash: str) -> dict[str, Any]:
+        """The prefix as a row, beside what its job knows."""
+        return {
+            "base_revision": self.task.base_model.revision,
+            "base_fingerprint": self.task.base_model.fingerprint,
+            "num_virtual_tokens": self.finished.prefix.num_virtual_tokens,
+            "num_parameters": int(self.finished.prefix.values.size),
+            "size_bytes": size_bytes,
+            "rendering": self.inputs.rendering.to_dict(),
+            "recipe": self.inputs.recipe.to_dict(),
+            "metrics": self.metrics,
+            "samples": self.samples,
+            "artifact_hash": artifact_hash,
+        }
+
+
+def publish(database: Database, store: ArtifactStore, lease: Lease, publication: Publication) -> str:
     """Keeps the prefix and ends the job.
 
     The file comes first: a crash in between leaves a file without a row, which the next sweep deletes, and the job goes
@@ -38,11 +64,7 @@ def publish(
         database: The open database.
         store: Keeps the file.
         lease: The attempt; if it has ended, nothing is published.
-        task: The job and its base model.
-        inputs: The settings as they were used.
-        finished: Holds the prefix.
-        metrics: Figures of the training.
-        samples: Held-out prompts with their answers.
+        publication: The prefix and what is known of it.
 
     Returns:
         Id of the prefix.
@@ -53,23 +75,14 @@ def publish(
     """
     path = store.run_folder(lease.job_id, lease.attempt) / TENSORS_NAME
     with refusing_full_disk("writing the prefix"):
-        write_prefix_file(path, finished.prefix)
-    fields = {
-        "base_revision": task.base_model.revision,
-        "base_fingerprint": task.base_model.fingerprint,
-        "num_virtual_tokens": finished.prefix.num_virtual_tokens,
-        "num_parameters": int(finished.prefix.values.size),
-        "size_bytes": path.stat().st_size,
-        "rendering": inputs.rendering.to_dict(),
-        "recipe": inputs.recipe.to_dict(),
-        "metrics": metrics,
-        "samples": samples,
-        "artifact_hash": store.put_file(path),
-    }
+        write_prefix_file(path, publication.finished.prefix)
+    fields = publication.columns(path.stat().st_size, store.put_file(path))
+    path.unlink()
+    stopped_early = publication.finished.stopped_early
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with database.write() as session:
-                return lease.succeed(session, fields, stopped_early=finished.stopped_early).id
+                return lease.succeed(session, fields, stopped_early=stopped_early).id
         except BusyError:
             if attempt == ATTEMPTS:
                 raise
