@@ -14,6 +14,7 @@ from storage.schema.dataset import DatasetVersion
 from storage.tables.table import PARTS, Part
 
 Row = dict[str, str]
+Groups = npt.NDArray[np.int64]
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 MAX_VALIDATION_ROWS = 500
@@ -74,7 +75,7 @@ def usable_indices(store: ArtifactStore, version: DatasetVersion, part: Part) ->
     blank = _blank_answers(store, version, stored)
     chosen = np.flatnonzero(~blank)
     if is_drawn and stored == "train":
-        drawn = validation_indices(version, len(blank))
+        drawn = validation_indices(version, len(blank), _prompt_groups(store, version))
         chosen = np.intersect1d(chosen, drawn) if part == "validation" else np.setdiff1d(chosen, drawn)
     return [int(index) for index in chosen]
 
@@ -91,12 +92,14 @@ def load_parts(store: ArtifactStore, version: DatasetVersion) -> Parts:
     )
 
 
-def validation_indices(version: DatasetVersion, num_rows: int) -> list[int]:
+def validation_indices(version: DatasetVersion, num_rows: int, groups: Groups | None = None) -> list[int]:
     """The rows of the training part that are kept for validation, in rising order: always the same for one version.
 
     Args:
         version: Its mapping holds `validation_fraction` and `seed`.
         num_rows: Rows of its training part.
+        groups: Number of each row's prompt, where prompts repeat. Rows of one prompt are kept together, since a prompt
+            that was trained on says little about new ones.
 
     Returns:
         Indices from 0. A table of two rows or more gives and keeps at least one; a fraction of 0 gives none.
@@ -107,8 +110,35 @@ def validation_indices(version: DatasetVersion, num_rows: int) -> list[int]:
         return []
     count = min(max(1, round(num_rows * fraction)), MAX_VALIDATION_ROWS, num_rows - 1)
     # The legacy generator is the one whose numbers are promised to stay the same in later releases of numpy.
-    order = np.random.RandomState(int(version.mapping.get("seed") or 0)).permutation(num_rows)
-    return sorted(int(index) for index in order[:count])
+    generator = np.random.RandomState(int(version.mapping.get("seed") or 0))
+    if groups is not None and (kept := _whole_groups(groups, count, generator)):
+        return kept
+    return sorted(int(index) for index in generator.permutation(num_rows)[:count])
+
+
+def _whole_groups(groups: Groups, count: int, generator: np.random.RandomState) -> list[int]:
+    """Rows of whole groups, at most `count`; none where no prompt repeats or each comes too often."""
+    sizes = np.bincount(groups)
+    if len(sizes) == len(groups):
+        return []
+    order = generator.permutation(len(sizes))
+    order = order[sizes[order] <= count]
+    taken = order[: int(np.searchsorted(sizes[order].cumsum(), count, side="right"))]
+    return [int(index) for index in np.flatnonzero(np.isin(groups, taken))]
+
+
+def _prompt_groups(store: ArtifactStore, version: DatasetVersion) -> Groups | None:
+    """A number for every row of the training part, the same for rows whose prompts are made of the same cells."""
+    template = str(version.mapping.get("template") or "")
+    with store.open(version.blobs["train"]) as file:
+        parquet = pq.ParquetFile(file)
+        used = [name for name in parquet.schema_arrow.names if "{" + name + "}" in template]
+        if not used or parquet.metadata.num_rows == 0:
+            return None
+        table = parquet.read(used)
+    cells = [pc.cast(pc.fill_null(table.column(name), ""), pa.large_string()) for name in used]
+    prompts = pc.binary_join_element_wise(*cells, pa.scalar("\x1f", pa.large_string()))
+    return np.asarray(prompts.combine_chunks().dictionary_encode().indices.to_numpy(), dtype=np.int64)
 
 
 def _blank_answers(store: ArtifactStore, version: DatasetVersion, part: Part) -> npt.NDArray[np.bool_]:

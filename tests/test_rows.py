@@ -99,3 +99,21 @@ def test_rows_without_an_answer_are_in_no_part(database: Database, store: Artifa
     assert len(parts.train) + len(parts.validation) == 30
     assert all(row["label"] == "yes" for row in parts.train + parts.validation)
     assert count_rows(store, version) == {"train": len(parts.train), "validation": len(parts.validation), "test": 0}
+
+
+def test_rows_of_one_prompt_stay_on_one_side_of_the_drawn_split(database: Database, store: ArtifactStore) -> None:
+    given: list[dict[str, str | None]] = [{"text": f"prompt {index // 4}", "label": f"{index}"} for index in range(200)]
+    with database.write() as session:
+        _, version = add_dataset(session, store_table(store, train=given))
+    parts = load_parts(store, version)
+    train, validation = ({row["text"] for row in rows} for rows in (parts.train, parts.validation))
+    assert len(parts.validation) == 20
+    assert len(parts.train) == 180
+    assert not train & validation
+
+
+def test_table_of_a_single_prompt_is_split_by_rows(database: Database, store: ArtifactStore) -> None:
+    given: list[dict[str, str | None]] = [{"text": "the same", "label": f"{index}"} for index in range(20)]
+    with database.write() as session:
+        _, version = add_dataset(session, store_table(store, train=given))
+    assert count_rows(store, version) == {"train": 18, "validation": 2, "test": 0}
