@@ -28,7 +28,7 @@ body {{ display: grid; place-items: center; min-height: 90vh; margin: 0 1rem; }}
 form {{ display: grid; gap: .75rem; width: min(22rem, 100%); }}
 h1 {{ font-size: 1.4rem; margin: 0; }} p {{ margin: 0; }}
 input, button {{ font: inherit; padding: .6rem .75rem; border-radius: .5rem; border: 1px solid #8888; }}
-button {{ background: #4338ca; border-color: #4338ca; color: #fff; cursor: pointer; }}
+button {{ background: #0f766e; border-color: #0f766e; color: #fff; cursor: pointer; }}
 .fault {{ color: #b91c1c; }} @media (prefers-color-scheme: dark) {{ .fault {{ color: #fca5a5; }} }}
 </style></head><body><form method="post" action="/login">
 <h1>Prefix Studio</h1><p>Enter the access token that this server was started with.</p>{fault}

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi_swagger import patch_fastapi
 
 from app.api import base_models, datasets, events, health, jobs, prefixes, usage
 from app.api.errors import install_error_answers
@@ -13,6 +14,7 @@ from app.limits import BodyLimit
 from app.proxy import InferenceProxy, proxy_router
 from app.security import RequestGuard, ResponseHeaders
 from storage.artifacts import ArtifactStore
+from storage.bases.catalog import sync_catalog
 from storage.database import open_database
 from storage.settings import Settings
 
@@ -33,11 +35,22 @@ def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # Clients of /v1 may come before anyone has opened the list of base models.
+        sync_catalog(context.database, settings)
         async with proxy.open():
             yield
         context.database.close()
 
-    app = FastAPI(title=TITLE, description=DESCRIPTION, version="1", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(
+        title=TITLE,
+        description=DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    patch_fastapi(app, redirect_from_root_to_docs=False, title=f"{TITLE}: REST")
     app.state.context = context
     install_error_answers(app)
     for module in ROUTERS:

@@ -6,14 +6,8 @@ import re
 
 INLINE_SCRIPT = re.compile(rb"<script(?![^>]*\ssrc\s*=)[^>]*>(.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
 
-DOCS_PATH = "/docs"
-DOCS_SOURCE = "https://cdn.jsdelivr.net"
-"""FastAPI's page of the REST interface loads Swagger from here; no other page may."""
 
-DOCS_ICON = "https://fastapi.tiangolo.com"
-
-
-def content_security_policy(path: str, page: bytes = b"") -> str:
+def content_security_policy(page: bytes = b"") -> str:
     """The policy for one answer.
 
     Gradio's page carries inline scripts that hold its configuration, so each is allowed by the hash of its very text;
@@ -21,17 +15,14 @@ def content_security_policy(path: str, page: bytes = b"") -> str:
     strings (templates of HTML components, scripts on load), so `unsafe-eval` stays; without it the page is blank.
 
     Args:
-        path: The path that was asked for.
         page: The HTML that is sent, where it is HTML.
     """
     hashes = [f"'sha256-{_digest(script)}'" for script in INLINE_SCRIPT.findall(page)]
-    docs = [DOCS_SOURCE] if path == DOCS_PATH else []
-    icons = [DOCS_ICON] if path == DOCS_PATH else []
     directives = {
         "default-src": ["'self'"],
-        "script-src": ["'self'", "'unsafe-eval'", *dict.fromkeys(hashes), *docs],
-        "style-src": ["'self'", "'unsafe-inline'", *docs],
-        "img-src": ["'self'", "data:", "blob:", *icons],
+        "script-src": ["'self'", "'unsafe-eval'", *dict.fromkeys(hashes)],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:", "blob:"],
         "media-src": ["'self'", "data:", "blob:"],
         "font-src": ["'self'", "data:"],
         "connect-src": ["'self'"],

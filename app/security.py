@@ -55,12 +55,12 @@ class ResponseHeaders:
                 if headers.get("content-type", "").startswith("text/html"):
                     held = message  # its policy names the scripts that are still to come
                     return
-                headers["Content-Security-Policy"] = content_security_policy(scope["path"])
+                headers["Content-Security-Policy"] = content_security_policy()
             elif held is not None:
                 page += message.get("body", b"")
                 if message.get("more_body", False):
                     return
-                policy = content_security_policy(scope["path"], page)
+                policy = content_security_policy(page)
                 MutableHeaders(scope=held)["Content-Security-Policy"] = policy
                 await send(held)
                 held, message = None, {**message, "body": page}

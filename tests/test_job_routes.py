@@ -139,7 +139,8 @@ def test_summary_says_what_will_happen_and_starts_nothing(client: TestClient, da
     assert told["size_bytes"] == 4 * told["num_parameters"]
     assert 0 < told["share"] < 1
     assert all(value is not None for value in told["recipe"].values())
-    assert told["sentence"].startswith(f"16 virtual tokens, {told['num_parameters']:,} numbers (")
+    assert told["sentence"].startswith("A prefix of 16 virtual tokens, which is ")
+    assert f"{told['num_parameters']:,} numbers (" in told["sentence"]
     assert "about" in told["sentence"]
     assert client.get("/api/v1/jobs").json() == []
 

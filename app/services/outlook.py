@@ -44,8 +44,8 @@ def _sentence(told: dict[str, Any]) -> str:
     size = f"{kilobytes:,.0f} KB" if kilobytes < 1000 else f"{kilobytes / 1000:,.1f} MB"
     share = f"{100 * told['share']:.2g} % of the base, " if told["share"] else ""
     return (
-        f"{told['num_virtual_tokens']:,} virtual tokens, {told['num_parameters']:,} numbers ({share}{size}), "
-        f"about {estimate.duration(told['estimate_s'])} on this machine."
+        f"A prefix of {told['num_virtual_tokens']:,} virtual tokens, which is {told['num_parameters']:,} numbers "
+        f"({share}{size}), in about {estimate.duration(told['estimate_s'])} on this machine."
     )
 
 

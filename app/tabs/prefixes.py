@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from app.context import AppContext
-from app.services import prefixes
+from app.services import base_models, prefixes
 from app.tabs.house import HousePanel
 from app.ui import markup, prefix_view
 from app.ui.pieces import guarded, html_piece, picked, sentence
@@ -25,6 +25,13 @@ class PrefixesTab:
                 self.cards = html_piece(elem_id="prefix-cards")
                 self.upload = gr.UploadButton("Import a prefix (zip)", file_types=[".zip"], elem_id="prefix-import")
                 self.notice = html_piece(elem_id="prefix-notice")
+                self.foreign_base = gr.Dropdown(
+                    [],
+                    value=None,
+                    label="Base model of the import",
+                    info="Only for a prefix that another program saved: its file does not say.",
+                    elem_id="prefix-foreign-base",
+                )
             with gr.Column(scale=5, min_width=320, visible=False) as self.column:
                 self._build_detail()
         with gr.Accordion("Kept on this machine: data, base models, disk use", open=False) as self.house_fold:
@@ -36,7 +43,7 @@ class PrefixesTab:
             self.compare = gr.Button("Compare", variant="primary", size="md", min_width=96, elem_id="prefix-compare")
             self.download = gr.Button("Download", size="md", min_width=96, elem_id="prefix-download")
             self.with_rows = gr.Checkbox(
-                False, label="with sample rows of my data", container=False, min_width=220, elem_id="prefix-with-rows"
+                False, label="with sample rows of my data", container=False, min_width=260, elem_id="prefix-with-rows"
             )
             self.delete = gr.Button("Delete…", size="md", min_width=96, elem_id="prefix-delete")
         with gr.Group(visible=False) as self.delete_choice:
@@ -44,21 +51,25 @@ class PrefixesTab:
             with gr.Row():
                 self.keep = gr.Button("Keep it")
                 self.confirm = gr.Button("Delete", variant="stop", elem_id="prefix-delete-confirm")
-        with gr.Row(equal_height=True):
-            self.name = gr.Textbox(label="Name", max_length=80, scale=4, elem_id="prefix-name")
-            self.rename = gr.Button("Rename", scale=1, min_width=110, elem_id="prefix-rename")
+        with gr.Row(equal_height=False, elem_classes="ps-ends"):
+            self.name = gr.Textbox(label="Name", max_lines=1, max_length=80, scale=4, elem_id="prefix-name")
+            self.rename = gr.Button("Rename", size="md", scale=1, min_width=96, elem_id="prefix-rename")
         self.snippet = html_piece(elem_id="prefix-load")
 
     @property
     def shown(self) -> list[Any]:
         """What `show` fills."""
-        return [self.chosen, self.cards, self.column, self.detail, self.name, self.snippet, self.download]
+        return [
+            self.chosen, self.cards, self.foreign_base, self.column, self.detail, self.name, self.snippet,
+            self.download,
+        ]  # fmt: skip
 
     def wire(self) -> None:
         """Ties what the user does to the services."""
         self.cards.select(guarded(self.choose), None, self.shown)
         self.with_rows.change(guarded(self._address), [self.chosen, self.with_rows], self.download)
-        self.upload.upload(guarded(self.take_zip), [self.upload, self.chosen], [*self.shown, self.notice])
+        given = [self.upload, self.chosen, self.foreign_base]
+        self.upload.upload(guarded(self.take_zip), given, [*self.shown, self.notice])
         renamed = self.rename.click(guarded(self._rename), [self.chosen, self.name], None)
         renamed.success(guarded(self.show), self.chosen, self.shown)
         self.delete.click(lambda: gr.Group(visible=True), None, self.delete_choice)
@@ -77,13 +88,14 @@ class PrefixesTab:
         listed = prefixes.listing(self.context)
         known = [each["id"] for each in listed]
         chosen = chosen if chosen in known else next(iter(known), None)
-        cards = prefix_view.library(listed, chosen)
+        bases = [each["name"] for each in base_models.listing(self.context) if each["download_state"] == "ready"]
+        cards = prefix_view.library(listed, chosen), gr.Dropdown(choices=bases)
         if chosen is None:
-            return None, cards, gr.Column(visible=False), "", "", "", gr.skip()
+            return None, *cards, gr.Column(visible=False), "", "", "", gr.skip()
         prefix = prefixes.describe(self.context, chosen)
         return (
             chosen,
-            cards,
+            *cards,
             gr.Column(visible=True),
             prefix_view.detail(prefix),
             prefix["name"],
@@ -91,10 +103,10 @@ class PrefixesTab:
             self._address(chosen, False),
         )
 
-    def take_zip(self, path: str, chosen: str | None) -> Updates:
+    def take_zip(self, path: str, chosen: str | None, base_model: str | None) -> Updates:
         """Imports a prefix; the copy in the page's cache is deleted in any case."""
         try:
-            imported = prefixes.import_zip(self.context, Path(path))
+            imported = prefixes.import_zip(self.context, Path(path), base_model or None)
         except Exception as fault:
             return (*self.show(chosen), markup.notice(sentence(fault), "bad"))
         finally:

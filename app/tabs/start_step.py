@@ -8,6 +8,7 @@ from app.context import AppContext
 from app.services import jobs
 from app.ui import markup
 from app.ui.pieces import guarded, html_piece, sentence
+from storage.errors import InvalidInputError
 
 METHODS = [
     ("Prefix tuning: vectors in every layer", "prefix-tuning"),
@@ -33,14 +34,20 @@ class StartStep:
         self.context = context
         self.summary = html_piece(elem_id="train-summary")
         self.name = gr.Textbox(
-            label="Name of the prefix", info="It also names it for other programs.", max_length=80, elem_id="train-name"
+            label="Name of the prefix",
+            info="It also names it for other programs.",
+            max_lines=1,
+            max_length=80,
+            elem_id="train-name",
         )
         with gr.Accordion("Advanced: everything here is chosen for you unless you say otherwise", open=False):
             self.method = gr.Radio(METHODS, value="prefix-tuning", label="Method", elem_id="train-method")
             self.init = gr.Radio(STARTS, value="text", label="Where training starts")
             with gr.Row():
                 self.numbers = {
-                    name: gr.Number(None, label=label, minimum=0, info=" ", min_width=150, elem_id=f"train-{name}")
+                    name: gr.Textbox(
+                        "", label=label, placeholder="automatic", max_lines=1, min_width=150, elem_id=f"train-{name}"
+                    )
                     for name, label in NUMBERS.items()
                 }
             self.precision = gr.Radio(PRECISIONS, value="auto", label="Number format of the base model")
@@ -74,7 +81,7 @@ class StartStep:
         except Exception as fault:
             return markup.notice(sentence(fault), "bad"), gr.Button(interactive=False), *unchanged
         warnings = "".join(markup.notice(each, "warn") for each in told.get("warnings", []))
-        automatic = [gr.Number(info=f"Automatic: {told['recipe'][name]:g}") for name in self.numbers]
+        automatic = [gr.Textbox(placeholder=f"automatic: {told['recipe'][name]:g}") for name in self.numbers]
         line = f'<p class="ps-lead"><strong>{markup.isolated(told["sentence"])}</strong></p>'
         return line + warnings, gr.Button(interactive=True), *automatic
 
@@ -90,13 +97,13 @@ class StartStep:
         method: str,
         init: str,
         precision: str,
-        *numbers: float | None,
+        *numbers: str | None,
     ) -> dict[str, Any]:
         """The fields of the page as REST would send them; an empty number is left to the automatic recipe."""
         recipe: dict[str, Any] = {"init": init, "precision": precision}
-        for key, value in zip(NUMBERS, numbers, strict=True):
-            if value is not None:
-                recipe[key] = float(value) if key == "learning_rate" else _whole(value)
+        for (key, label), text in zip(NUMBERS.items(), numbers, strict=True):
+            if text and text.strip():
+                recipe[key] = _number(label, text.strip())
         return {
             "dataset_id": (dataset or {}).get("id"),
             "base_model": base_model,
@@ -106,6 +113,10 @@ class StartStep:
         }
 
 
-def _whole(value: float) -> float:
-    """A whole number as one; anything else stays, so that the recipe's own check names it."""
-    return int(value) if float(value).is_integer() else value
+def _number(label: str, text: str) -> float:
+    """A number that was typed; whole ones stay whole, and the recipe's own check says what is out of range."""
+    try:
+        value = float(text.replace(",", ""))
+    except ValueError:
+        raise InvalidInputError(f"{label} is {text!r}; expected a number, or nothing at all.") from None
+    return int(value) if value.is_integer() else value

@@ -81,7 +81,9 @@ def proof(comparison: Comparison) -> str:
     if stamp.get("prefix_kl") is not None:
         active = stamp["prefix_kl"] > 1e-4
         words = "prefix active" if active else "prefix without effect here"
-        parts.append(markup.badge(words, "good" if active else "warn") + f" mean KL {stamp['prefix_kl']:.3g}")
+        parts.append(
+            markup.badge(words, "good" if active else "warn") + f" KL of the first token {stamp['prefix_kl']:.3g}"
+        )
     return f'<div class="ps-proof" role="status">{" &nbsp; ".join(parts)}</div>'
 
 
@@ -109,7 +111,7 @@ def _pane(pane: Pane) -> str:
     if pane.finish_reason:
         footer.append(REASONS.get(pane.finish_reason, pane.finish_reason))
     silence = "It ended without a word." if pane.finish_reason else "…"
-    text = markup.isolated(pane.text) if pane.text else f"<em>{silence}</em>"
+    text = markup.isolated(pane.text.lstrip()) if pane.text.strip() else f"<em>{silence}</em>"
     header = f"<header>{markup.isolated(pane.title)}<small>{markup.escape(pane.note)}</small></header>"
     return (
         f'<section class="ps-pane">{header}<div aria-live="off">{text}</div>'

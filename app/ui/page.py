@@ -13,6 +13,7 @@ from app.tabs.prefixes import PrefixesTab
 from app.tabs.train import TrainTab
 from app.ui import markup
 from app.ui.pieces import guarded, html_piece
+from app.ui.scripted import offer_endpoints
 from app.ui.theme import SCRIPT, STYLE_SHEET, build_theme
 
 HEADER = (
@@ -43,6 +44,7 @@ class Page:
                 with gr.Tab("Prefixes", id="prefixes") as self.prefixes_tab:
                     self.prefixes = PrefixesTab(context)
             self._wire()
+            offer_endpoints(self.blocks, context, self.train.data.file)
 
     def _wire(self) -> None:
         for tab in (self.jobs, self.playground, self.prefixes):

@@ -6,8 +6,8 @@ from typing import Any
 from app.ui import markup
 
 KINDS = {
-    "datasets": "Data", "prefixes": "Prefixes", "checkpoints": "Checkpoints and logs", "base_models": "Base models",
-    "database": "Database", "unreferenced": "Not needed any more",
+    "datasets": "Data", "prefixes": "Prefixes", "runs": "Checkpoints and logs", "base_models": "Downloaded base models",
+    "database": "Database", "backups": "Backups", "unreferenced": "Not needed any more",
 }  # fmt: skip
 
 
