@@ -103,16 +103,23 @@ class PlaygroundTab:
             gr.Textbox(visible=by_fields and index < len(columns), label=columns[index] if index < len(columns) else "")
             for index in range(MAX_FIELDS)
         ]
-        choices = [(f"{each['name']} (on {each['base_model']})", each["name"]) for each in listed]
         has_rows = bool(first and first.get("dataset_version_id"))
         return (
             first,
-            gr.Dropdown(choices=choices, value=chosen),
+            gr.Dropdown(choices=_choices(listed), value=chosen),
             *boxes,
             gr.Textbox(visible=not by_fields),
             gr.Button(visible=has_rows and by_fields),
             "",
         )
+
+    def visit(self, first: dict[str, Any] | None, chosen: list[str] | None, kind: str) -> Updates:
+        """Looks for new prefixes when the tab is opened; what the user has filled in already stays."""
+        listed = prefixes.listing(self.context)
+        if first is None or not chosen or not set(chosen) <= {each["name"] for each in listed}:
+            return self.show(chosen, kind)
+        unchanged = [gr.skip()] * (len(self.form) - 2)
+        return gr.skip(), gr.Dropdown(choices=_choices(listed)), *unchanged
 
     def take_row(self, first: dict[str, Any] | None) -> Updates:
         """Fills the form with a row that the prefix never trained on, and shows the answer it should give."""
@@ -188,6 +195,10 @@ class PlaygroundTab:
         prompt = compare_view.prompt_shown(state.prompt) if state.prompt else ""
         buttons = gr.Button(visible=not is_running), gr.Button(visible=is_running)
         return compare_view.panes(state), compare_view.proof(state), prompt, *buttons
+
+
+def _choices(listed: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(f"{each['name']} (on {each['base_model']})", each["name"]) for each in listed]
 
 
 def _columns(prefix: dict[str, Any] | None) -> list[str]:

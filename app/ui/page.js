@@ -37,9 +37,14 @@
   });
 
   // The address carries the place: the open tab and, in Jobs, the chosen job.
+  // Until the place that it names has been opened, it is left as it came.
+  const wanted = new URL(window.location.href).searchParams.get("tab");
+  let settled = !["jobs", "playground", "prefixes"].includes(wanted);
+  document.addEventListener("click", () => { settled = true; }, { capture: true, once: true });
   const remember = () => {
     const tab = document.querySelector("#tabs > .tab-wrapper [data-tab-id][aria-selected=true]")?.dataset.tabId;
-    if (!tab) return;
+    settled = settled || tab === wanted;
+    if (!tab || !settled) return;
     const job = tab === "jobs" && document.querySelector("#job-cards [aria-pressed=true]")?.dataset.target;
     const address = new URL(window.location.href);
     address.searchParams.set("tab", tab);

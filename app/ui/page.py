@@ -66,7 +66,9 @@ class Page:
             self.train_tab: (guarded(train.data.list_earlier), None, train.data.earlier),
             self.jobs_tab: (guarded(history.refresh), [history.chosen, history.seen], history.shown),
             self.playground_tab: (
-                guarded(playground.show), [playground.prefixes, playground.kind], playground.form,
+                guarded(playground.visit),
+                [playground.first, playground.prefixes, playground.kind],
+                playground.form,
             ),
             self.prefixes_tab: (guarded(library.show), library.chosen, library.shown),
         }  # fmt: skip

@@ -1,6 +1,7 @@
 """How the page meets Gradio: HTML whose buttons reach Python, and handlers that answer faults with a sentence."""
 
 import functools
+import html
 import inspect
 import logging
 from collections.abc import Callable
@@ -48,7 +49,8 @@ def guarded(handler: Handler) -> Handler:
     """Turns every fault of a handler into a message at the edge of the page."""
 
     def told(fault: Exception) -> gr.Error:
-        return gr.Error(sentence(fault), title="That did not work", print_exception=False)
+        # Gradio shows a message as HTML, and a refusal may repeat a name that a user wrote.
+        return gr.Error(html.escape(sentence(fault), quote=False), title="That did not work", print_exception=False)
 
     if inspect.isgeneratorfunction(handler):
 
