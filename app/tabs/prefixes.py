@@ -42,10 +42,13 @@ class PrefixesTab:
         with gr.Row(elem_classes="ps-tight"):
             self.compare = gr.Button("Compare", variant="primary", size="md", min_width=96, elem_id="prefix-compare")
             self.download = gr.Button("Download", size="md", min_width=96, elem_id="prefix-download")
-            self.with_rows = gr.Checkbox(
-                False, label="with sample rows of my data", container=False, min_width=260, elem_id="prefix-with-rows"
-            )
             self.delete = gr.Button("Delete…", size="md", min_width=96, elem_id="prefix-delete")
+        self.with_rows = gr.Checkbox(
+            False,
+            label="Put sample rows of my data into the download",
+            container=False,
+            elem_id="prefix-with-rows",
+        )
         with gr.Group(visible=False) as self.delete_choice:
             gr.HTML(markup.notice("Delete this prefix? It cannot be brought back, but a downloaded copy can.", "warn"))
             with gr.Row():

@@ -54,7 +54,7 @@ class TrainTab:
         A file called `train` or `data` says nothing, so the first words of the instruction name it then.
         """
         stem = dataset["name"].removesuffix(".gz").rsplit(".", 1)[0].lower()
-        words = re.findall(r"\w+", dataset["mapping"]["instruction"].lower())[:4]
+        words = re.findall(r"\w+", dataset["mapping"]["instruction"].lower())[:5]
         if stem in NAMELESS and words:
             stem = "-".join(words)
         return (name or "").strip() or stem.replace(" ", "-")[:80]

@@ -7,6 +7,22 @@ import gradio as gr
 FONTS = ["ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONOSPACE = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
 
+ACCENT = gr.themes.Color(
+    name="accent",
+    c50="#f0fdfa",
+    c100="#ccfbf1",
+    c200="#99f6e4",
+    c300="#5eead4",
+    c400="#2dd4bf",
+    c500="#0f766e",
+    c600="#0f766e",
+    c700="#0f766e",
+    c800="#115e59",
+    c900="#134e4a",
+    c950="#042f2e",
+)
+"""Teal whose middle tones are dark enough for white text on them (contrast 5.5)."""
+
 STYLE_SHEET = Path(__file__).with_name("style.css")
 SCRIPT = Path(__file__).with_name("page.js")
 
@@ -14,7 +30,7 @@ SCRIPT = Path(__file__).with_name("page.js")
 def build_theme() -> gr.themes.Base:
     """Gradio's plain theme with this product's colours, corners and spacing."""
     theme = gr.themes.Base(
-        primary_hue=gr.themes.colors.teal,
+        primary_hue=ACCENT,
         secondary_hue=gr.themes.colors.slate,
         neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_md,
