@@ -53,7 +53,9 @@ def test_metrics_hold_every_baseline_and_the_proof_that_the_base_is_unchanged(ro
     assert metrics["validation_loss"] < metrics["base_loss"]
     for name in ("instruction_loss", "memory_bytes", "tokens_per_second", "train_s", "train_tokens", "num_parameters"):
         assert metrics[name] > 0, name
-    assert [set(row) for row in metrics["samples"]] == [{"prompt", "expected", "base", "prefix"}] * 3
+    samples = metrics["samples"]
+    assert all(set(row) == {"prompt", "expected", "base", "prefix"} for row in samples)
+    assert 1 <= len(samples) == len({row["prompt"] for row in samples}) <= 3
 
 
 def test_every_step_and_look_is_an_event(role: Role) -> None:

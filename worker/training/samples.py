@@ -37,7 +37,7 @@ class Question:
 
 
 class Samples:
-    """The first held-out rows and what base and prefix answer to them.
+    """Some held-out rows and what base and prefix answer to them.
 
     Args:
         base: The frozen base; it answers once, here.
@@ -48,7 +48,7 @@ class Samples:
     def __init__(self, base: LoadedBase, rendering: Rendering, rows: list[Row]) -> None:
         self._base = base
         self._rendering = rendering
-        self._questions = [self._question(row) for row in rows[:NUM_SAMPLES]]
+        self._questions = [self._question(row) for row in _spread(rows, rendering)]
         self._answered_at = time.monotonic()
         self._cost_s = 0.0
         self._base_answers = self._generate(None)
@@ -99,3 +99,10 @@ class Samples:
     def _room(self, question: Question, bank: PrefixBank | None) -> int:
         length = 0 if bank is None else bank.lengths[0]
         return cap_new_tokens(len(question.prompt_ids), length, MAX_NEW_TOKENS, self._base.geometry.context_length)
+
+
+def _spread(rows: list[Row], rendering: Rendering) -> list[Row]:
+    """Rows with different prompts from all over the held-out part; a table may hold one prompt many times in a row."""
+    distinct = list({render_row(rendering, row)[0]: row for row in reversed(rows)}.values())[::-1]
+    count = min(NUM_SAMPLES, len(distinct))
+    return [distinct[index * len(distinct) // count] for index in range(count)]
