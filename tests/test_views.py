@@ -44,6 +44,11 @@ def test_job_cards_say_what_to_do_when_there_is_none() -> None:
     assert "Train tab" in job_view.job_cards([], None)
 
 
+def test_job_details_count_the_rows_that_were_too_long() -> None:
+    assert "12 rows longer than the context" in job_view.details(a_job(metrics={"left_out_rows": 12}))
+    assert "Left out" not in job_view.details(a_job(metrics={"left_out_rows": 0}))
+
+
 def test_job_curve_draws_both_baselines() -> None:
     told = {"steps": [1, 2], "train_loss": [3.0, 2.0], "validation": [{"step": 0, "loss": 3.0}], "best_step": 0}
     shown = job_view.curve(a_job(max_steps=2), told | {"baselines": {"base": 3.1, "instruction": 2.9}})

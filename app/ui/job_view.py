@@ -73,6 +73,8 @@ def details(job: dict[str, Any]) -> str:
     ):
         if metrics.get(name) is not None:
             pairs.append((title, markup.score(metrics[name])))
+    if metrics.get("left_out_rows"):
+        pairs.append(("Left out", markup.count(metrics["left_out_rows"], "row") + " longer than the context"))
     if metrics.get("base_unchanged") is not None:
         pairs.append(("Base weights", "unchanged, by their hash" if metrics["base_unchanged"] else "CHANGED"))
     if job.get("attempt", 1) > 1:
