@@ -73,6 +73,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         token=env.get("PREFIX_STUDIO_TOKEN") or None,
     )
     _refuse_unbuilt(settings, env.get("PREFIX_STUDIO_EXECUTOR") or "local")
+    if settings.token is not None and not (settings.token.isascii() and settings.token.isprintable()):
+        raise SettingsError(
+            "PREFIX_STUDIO_TOKEN holds characters that no header can carry; expected printable ASCII. Choose another."
+        )
     if settings.token is None and not is_loopback(settings.host):
         raise SettingsError(
             f"PREFIX_STUDIO_HOST is {settings.host}, which other machines can reach, and there is no access token. "

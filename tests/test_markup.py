@@ -32,7 +32,7 @@ def test_duration_is_told_in_the_unit_that_fits(seconds: float | None, words: st
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(None, "unknown"), (3_100_000, "3.1 M"), (135e6, "135 M"), (1.2e9, "1.2 B")]
+    ("number", "words"), [(None, "unknown"), (9_600, "10 K"), (3_100_000, "3.1 M"), (135e6, "135 M"), (1.2e9, "1.2 B")]
 )
 def test_parameters_are_shortened(number: int | None, words: str) -> None:
     assert markup.parameters(number) == words

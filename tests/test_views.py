@@ -122,3 +122,14 @@ def test_proof_says_so_when_a_prefix_does_nothing() -> None:
     state = compare_view.Comparison([], proof={"base_verified": False, "max_difference": 0.5, "prefix_kl": 0.0})
     assert "base differs" in compare_view.proof(state)
     assert "prefix without effect" in compare_view.proof(state)
+
+
+def test_stopped_answers_say_so() -> None:
+    state = compare_view.Comparison([compare_view.Pane("base", "", text="Once", tokens=1)])
+    state.end()
+    assert "1 token, stopped" in compare_view.panes(state)
+
+
+def test_stopping_a_download_is_acknowledged_at_once() -> None:
+    model = a_model(download_state="downloading", cancel_requested=True)
+    assert "Stopping the download of tiny" in model_view.download_line(model)

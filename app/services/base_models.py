@@ -190,6 +190,7 @@ def _body(row: BaseModel, available_bytes: int) -> dict[str, Any]:
         "fingerprint": row.fingerprint,
         "download_state": row.download_state.value,
         "download_error": row.download_error,
+        "cancel_requested": row.cancel_requested,
         "downloaded_bytes": row.downloaded_bytes,
         "total_bytes": row.total_bytes,
     }

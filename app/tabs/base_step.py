@@ -26,16 +26,17 @@ class BaseStep:
         )
         self.cards = html_piece(elem_id="train-models")
         with gr.Accordion("More models, to download from the Hugging Face hub", open=False) as self.more_fold:
-            self.more = html_piece(elem_id="train-more-models")
-            with gr.Row(equal_height=True):
+            with gr.Row(equal_height=False, elem_classes="ps-ends"):
                 self.hub_id = gr.Textbox(
-                    label="Any other by its id",
+                    label="Any model by its id",
                     placeholder="HuggingFaceTB/SmolLM2-135M",
+                    max_lines=1,
                     scale=4,
                     elem_id="train-hub-id",
                 )
-                self.check = gr.Button("Check", scale=1, min_width=120, elem_id="train-check-hub")
-            self.hub_notice = html_piece()
+                self.check = gr.Button("Check", size="md", scale=1, min_width=96, elem_id="train-check-hub")
+            self.hub_notice = html_piece(elem_id="train-hub-notice")
+            self.more = html_piece(elem_id="train-more-models")
         self.state_line = html_piece(elem_id="train-model-state")
         with gr.Row():
             self.download = gr.Button("Download", visible=False, elem_id="train-download")
@@ -63,8 +64,9 @@ class BaseStep:
     def wire(self) -> None:
         """Ties what the user does to the services."""
         for cards in (self.cards, self.more):
-            cards.select(guarded(self.choose), None, self.shown)
-        self.download.click(guarded(self.start_download), self.chosen, self.shown)
+            cards.select(guarded(self.choose), None, self.shown).then(lambda: "", None, self.hub_notice)
+        started = self.download.click(guarded(self.start_download), self.chosen, self.shown)
+        started.then(lambda: "", None, self.hub_notice)
         self.cancel.click(guarded(self.stop_download), self.chosen, self.shown)
         self.timer.tick(guarded(self.show), self.chosen, self.shown, show_progress="hidden")
         self.check.click(guarded(self.check_hub), [self.hub_id, self.chosen], [*self.shown, self.hub_notice])

@@ -60,6 +60,7 @@ class DataStep:
                 label="What should the model do?",
                 info="One sentence in your own words. Training starts from it. It may stay empty.",
                 placeholder="Write one sentence about the restaurant.",
+                lines=2,
                 elem_id="train-instruction",
             )
             with gr.Row(equal_height=False):
@@ -214,7 +215,7 @@ class DataStep:
     def list_earlier(self) -> Any:
         """The datasets that were uploaded before, newest first."""
         choices = [
-            (f"{each['name']}, {markup.count(each['num_rows'], 'row')}", each["id"])
+            (f"{markup.isolated_text(each['name'])}, {markup.count(each['num_rows'], 'row')}", each["id"])
             for each in datasets.listing(self.context)
         ]
         return gr.Dropdown(choices=choices, value=None, visible=bool(choices))

@@ -44,7 +44,7 @@ class PlaygroundTab:
             with gr.Column(scale=3, min_width=280):
                 self.kind = gr.Radio([FIELDS, RAW], value=FIELDS, label="Prompt", elem_id="play-kind")
                 self.fields = [
-                    gr.Textbox(visible=False, label="Column", max_lines=6, elem_id=f"play-field-{index}")
+                    gr.Textbox(visible=False, label="Column", lines=2, max_lines=6, elem_id=f"play-field-{index}")
                     for index in range(MAX_FIELDS)
                 ]
                 self.raw = gr.Textbox(visible=False, label="Text", lines=4, elem_id="play-raw")
@@ -169,6 +169,7 @@ class PlaygroundTab:
             except Exception as fault:
                 yield markup.notice(sentence(fault), "bad"), "", "", gr.Button(visible=True), gr.Button(visible=False)
                 return
+        state.end()
         yield self._drawn(state, is_running=False)
 
     def _until_ready(self, cancelled: Event) -> Iterator[None]:
@@ -198,7 +199,10 @@ class PlaygroundTab:
 
 
 def _choices(listed: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    return [(f"{each['name']} (on {each['base_model']})", each["name"]) for each in listed]
+    return [
+        (f"{markup.isolated_text(each['name'])} (on {markup.isolated_text(each['base_model'])})", each["name"])
+        for each in listed
+    ]
 
 
 def _columns(prefix: dict[str, Any] | None) -> list[str]:

@@ -25,13 +25,14 @@ class PrefixesTab:
                 self.cards = html_piece(elem_id="prefix-cards")
                 self.upload = gr.UploadButton("Import a prefix (zip)", file_types=[".zip"], elem_id="prefix-import")
                 self.notice = html_piece(elem_id="prefix-notice")
-                self.foreign_base = gr.Dropdown(
-                    [],
-                    value=None,
-                    label="Base model of the import",
-                    info="Only for a prefix that another program saved: its file does not say.",
-                    elem_id="prefix-foreign-base",
-                )
+                with gr.Accordion("The prefix comes from another program", open=False):
+                    self.foreign_base = gr.Dropdown(
+                        [],
+                        value=None,
+                        label="Its base model",
+                        info="Such a file does not say which one it belongs to.",
+                        elem_id="prefix-foreign-base",
+                    )
             with gr.Column(scale=5, min_width=320, visible=False) as self.column:
                 self._build_detail()
         with gr.Accordion("Kept on this machine: data, base models, disk use", open=False) as self.house_fold:

@@ -50,13 +50,18 @@ class Comparison:
         if "column" not in event:
             return
         pane = self.panes[event["column"]]
-        if event.get("text"):
+        if "text" in event:
             pane.text += event["text"]
             pane.tokens += 1
         if event.get("done"):
             pane.finish_reason = event.get("finish_reason") or "stop"
             pane.tokens = event.get("tokens", pane.tokens)
             pane.tokens_per_second = event.get("tokens_per_second")
+
+    def end(self) -> None:
+        """Marks what was still being written as stopped."""
+        for pane in self.panes:
+            pane.finish_reason = pane.finish_reason or "cancelled"
 
 
 def panes(comparison: Comparison) -> str:
@@ -110,7 +115,8 @@ def _pane(pane: Pane) -> str:
         footer.append(f"{pane.tokens_per_second:,.0f} tokens/s")
     if pane.finish_reason:
         footer.append(REASONS.get(pane.finish_reason, pane.finish_reason))
-    silence = "It ended without a word." if pane.finish_reason else "…"
+    silence = "Nothing that can be shown." if pane.tokens else "It ended without a word."
+    silence = silence if pane.finish_reason else "…"
     text = markup.isolated(pane.text.lstrip()) if pane.text.strip() else f"<em>{silence}</em>"
     header = f"<header>{markup.isolated(pane.title)}<small>{markup.escape(pane.note)}</small></header>"
     return (

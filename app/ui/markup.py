@@ -17,6 +17,11 @@ def isolated(value: object) -> str:
     return f"<bdi>{escape(value)}</bdi>"
 
 
+def isolated_text(value: str) -> str:
+    """The same for places that take plain text only, such as the entries of a list."""
+    return f"\u2068{value}\u2069"
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """A number with its noun: `1 row`, `7,477 rows`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -38,6 +43,8 @@ def parameters(number: int | None) -> str:
         return "unknown"
     if number >= 1e9:
         return f"{number / 1e9:.1f} B"
+    if number < 1e6:
+        return f"{number / 1e3:.0f} K"
     return f"{number / 1e6:.1f} M" if number < 1e8 else f"{number / 1e6:.0f} M"
 
 

@@ -24,6 +24,8 @@ def download_line(model: dict[str, Any]) -> str:
     """How a download stands, or what it would fetch."""
     state, name = model["download_state"], model["name"]
     if state in ("requested", "downloading"):
+        if model.get("cancel_requested"):
+            return markup.notice(f"Stopping the download of {name} …")
         done, total = model.get("downloaded_bytes") or 0, model.get("total_bytes") or 0
         line = (
             f"Downloading {name}: {markup.file_size(done)} of {markup.file_size(total)}."
