@@ -95,7 +95,11 @@ def train(page: Page, steps: int) -> None:
     page.locator("#train-num_virtual_tokens input").fill("16")
     page.locator("#train-num_virtual_tokens input").press("Tab")
     expect(page.locator("#train-summary")).to_contain_text("16 virtual tokens")
+    name = page.locator("#train-name input").input_value()
     page.click("#train-start")
+    # The tab may still show the job before, which is done.
+    expect(page.locator("#job-state")).to_contain_text(name)
+    expect(page.locator("#job-state")).not_to_contain_text("Waiting")
 
 
 def walk(page: Page, studio: Studio, task: Task) -> Path:
