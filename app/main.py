@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
 
 from app.api import base_models, datasets, events, health, jobs, prefixes, usage
-from app.api.errors import install_error_answers
+from app.api.errors import add_unknown_api_answer, install_error_answers
 from app.auth import TokenAuth
 from app.context import AppContext
 from app.limits import BodyLimit
@@ -57,6 +57,7 @@ def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
         app.include_router(module.router, prefix="/api/v1")
     app.include_router(health.root_router)
     app.include_router(proxy_router(proxy))
+    add_unknown_api_answer(app)
     if page:
         # Gradio takes two seconds to import; tests of REST go without.
         from app.ui.page import mount

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from app.openai_docs import CALLS, request_body
 from app.services.health import read_address
 from app.services.inference import CONNECT_TIMEOUT_S, NOT_READY
 from storage.settings import Settings
@@ -70,6 +71,22 @@ class InferenceProxy:
 def proxy_router(proxy: InferenceProxy) -> APIRouter:
     """The routes beneath `/v1`."""
     router = APIRouter(tags=["OpenAI-compatible"])
+
+    def documented(path: str) -> Callable[[Request], Awaitable[Response]]:
+        async def call(request: Request) -> Response:
+            return await proxy.forward(request, path)
+
+        return call
+
+    for method, path, summary, body in CALLS:
+        router.add_api_route(
+            f"/v1/{path}",
+            documented(path),
+            methods=[method],
+            summary=summary,
+            operation_id=f"v1_{path.replace('/', '_')}",
+            openapi_extra=request_body(body),
+        )
 
     @router.api_route("/v1/{path:path}", methods=["GET", "POST"], include_in_schema=False)
     async def forward(request: Request, path: str) -> Response:

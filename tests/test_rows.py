@@ -1,5 +1,7 @@
 """Rows come back as they were stored; the drawn split is always the same."""
 
+from pathlib import Path
+
 import pytest
 
 from storage.artifacts import ArtifactStore
@@ -117,3 +119,12 @@ def test_table_of_a_single_prompt_is_split_by_rows(database: Database, store: Ar
     with database.write() as session:
         _, version = add_dataset(session, store_table(store, train=given))
     assert count_rows(store, version) == {"train": 18, "validation": 2, "test": 0}
+
+
+def test_stored_rows_open_in_the_datasets_library(
+    store: ArtifactStore, version: DatasetVersion, tmp_path: Path
+) -> None:
+    from datasets import Dataset
+
+    opened = Dataset.from_parquet(str(store.path(version.blobs["train"])), cache_dir=str(tmp_path))
+    assert list(opened) == rows(45)

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from storage.errors import StudioError
 from worker.engine.errors import EngineError
@@ -29,8 +30,19 @@ def install_error_answers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_unknown_error)
 
 
+def add_unknown_api_answer(app: FastAPI) -> None:
+    """Answers for addresses beneath `/api` that do not exist, before the page mounted at the root would."""
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def unknown(request: Request, rest: str) -> None:
+        is_known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.router.routes)
+        raise HTTPException(405 if is_known else 404)
+
+
 def error_body(code: str, message: str, row: int | None = None) -> dict[str, Any]:
     """The body of an answer that says what went wrong; `row` is there where it speaks of a row of the user's file."""
+    # A refusal may repeat half a character that was sent, which no JSON answer could carry.
+    message = message.encode("utf-8", "backslashreplace").decode()
     return {"error": {"code": code, "message": message, **({} if row is None else {"row": row})}}
 
 

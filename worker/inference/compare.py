@@ -126,7 +126,7 @@ def _cells(given: Any) -> dict[str, str]:
         raise InvalidRequestError(
             f"fields has to be an object of up to {MAX_FIELDS} columns with their texts.", param="fields"
         )
-    return {name: check_text(text, f"fields.{name}") for name, text in given.items()}
+    return {check_text(name, "fields"): check_text(text, f"fields.{name}") for name, text in given.items()}
 
 
 def _whole(column: Column, text: Text) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def error_body(error: BaseException) -> dict[str, Any]:
     else:
         logger.error("an unexpected error", exc_info=error)
         message, code = UNEXPECTED, "unexpected"
+    # A refusal may repeat half a character that was sent, which no JSON answer could carry.
+    message = message.encode("utf-8", "backslashreplace").decode()
     kind = "invalid_request_error" if status < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": getattr(error, "param", None), "code": code}}
 
