@@ -28,6 +28,7 @@ STATE = TrainingState(
         is_checkpointing=False,
         num_train=20,
         recipe=Recipe(learning_rate=1e-1 / 3).to_dict(),
+        base_fingerprint="0" * 64,
     ),
 )
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from storage.artifacts import ArtifactStore
 from storage.bases.inspect import read_config
 from storage.database import Database
-from storage.jobs import pause_job, request_stop, resume_job
+from storage.disk import DiskFullError
+from storage.errors import BusyError, StudioError
+from storage.jobs import pause_job, request_stop, resume_job, retry_job
 from storage.prefixes import get_prefix, list_prefixes
 from storage.queue import Lease, claim_next
 from storage.schema.job import JobStatus
@@ -23,6 +26,7 @@ from tests.trainer_bench import Role
 from worker.engine.families import geometry
 from worker.engine.prefix_file import read_prefix_file
 from worker.training import attempt as attempt_module
+from worker.training import checkpoints as checkpoints_module
 from worker.training import run as run_module
 from worker.training.assignment import Assignment
 
@@ -113,6 +117,108 @@ def test_pause_and_resume_give_the_prefix_of_an_uninterrupted_run(role: Role) ->
     with role.database.read() as session:
         first, second = (get_prefix(session, each.prefix_id or "") for each in (straight, resumed))
     assert first.artifact_hash == second.artifact_hash
+
+
+def alter_a_weight(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = min(tensors)
+    save_file({**tensors, name: tensors[name] + 1}, folder / "model.safetensors", {"format": "pt"})
+
+
+def pause_in_training(role: Role, job: str) -> None:
+    user = role.when(lambda now: now.step > 5, pause_job, job)
+    assert role.run().status == JobStatus.PAUSED
+    user.join()
+
+
+def test_resuming_on_other_weights_is_refused_until_the_old_ones_are_back(role: Role) -> None:
+    job = role.submit(max_steps=150, eval_every=50)
+    pause_in_training(role, job)
+    weights = role.folder / "model.safetensors"
+    old = weights.read_bytes()
+    alter_a_weight(role.folder)
+    with role.database.write() as session:
+        resume_job(session, job)
+    refused = role.run()
+    assert (refused.status, refused.prefix_id) == (JobStatus.FAILED, None)
+    assert refused.error is not None
+    assert refused.error["code"] == "conflict"
+    assert "weights have changed since this training began" in refused.error["message"]
+    assert refused.error["message"].endswith("Put the old ones back, or run a copy.")
+    weights.write_bytes(old)
+    with role.database.write() as session:
+        retry_job(session, job)
+    done = role.run()
+    assert done.status == JobStatus.SUCCEEDED
+    assert [event.step for event in role.events(job, "step")] == list(range(1, 151))
+
+
+def test_weights_that_change_between_jobs_hinder_no_new_training(role: Role) -> None:
+    role.submit()
+    role.run()
+    alter_a_weight(role.folder)
+    role.submit()
+    assert role.run().status == JobStatus.SUCCEEDED
+
+
+def test_prefix_of_a_base_that_changed_in_memory_is_not_published(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = iter(["a" * 64, "b" * 64])
+    monkeypatch.setattr(attempt_module, "weights_hash", lambda model: next(hashes))
+    role.submit()
+    done = role.run()
+    assert (done.status, done.prefix_id) == (JobStatus.FAILED, None)
+    assert done.error is not None
+    assert "changed in memory" in done.error["message"]
+
+
+FAULTS = [BusyError("The database was in use."), DiskFullError("The disk is full.")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["busy", "full"])
+def test_checkpoint_that_cannot_be_written_down_fails_no_training(
+    role: Role, monkeypatch: pytest.MonkeyPatch, fault: StudioError
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise fault
+
+    monkeypatch.setattr(attempt_module, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints_module, "add_checkpoint", refuse)
+    job = role.submit()
+    done = role.run()
+    assert (done.status, done.error) == (JobStatus.SUCCEEDED, None)
+    warnings = [event.data["message"] for event in role.events(job, "log") if event.data["level"] == "warning"]
+    assert f"This checkpoint is left out: {fault.message}" in warnings
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["busy", "full"])
+def test_pause_holds_even_where_its_checkpoint_cannot_be_written_down(
+    role: Role, monkeypatch: pytest.MonkeyPatch, fault: StudioError
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise fault
+
+    job = role.submit(max_steps=150, eval_every=50)
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints_module, "add_checkpoint", refuse)
+        pause_in_training(role, job)
+    assert list(role.store.run_folder(job, 1).glob("checkpoint-*")) == []
+    with role.database.write() as session:
+        resume_job(session, job)
+    assert role.run().status == JobStatus.SUCCEEDED
+
+
+def test_terminated_trainer_releases_its_job_even_without_a_checkpoint(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise BusyError("The database was in use.")
+
+    monkeypatch.setattr(checkpoints_module, "add_checkpoint", refuse)
+    job = role.submit(max_steps=5000, eval_every=1000)
+    user = role.when(lambda now: now.step > 0, lambda s, i: role.terminated.set(), job)
+    left = role.run()
+    user.join()
+    assert (left.status, left.lost_attempts) == (JobStatus.QUEUED, 0)
 
 
 def test_terminated_trainer_leaves_a_checkpoint_and_a_queued_job(role: Role) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worker.engine.errors import EngineError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class DamagedCheckpointError(EngineError):
@@ -40,6 +40,7 @@ class Progress:
         is_checkpointing: Whether activations are computed again to save memory.
         num_train: Rows that are trained on.
         recipe: The settings that it runs under.
+        base_fingerprint: Of the weights that it learns on, filled in by whoever keeps the state beyond this process.
     """
 
     step: int
@@ -53,6 +54,7 @@ class Progress:
     is_checkpointing: bool
     num_train: int
     recipe: Mapping[str, Any]
+    base_fingerprint: str = ""
 
 
 @dataclass(frozen=True)

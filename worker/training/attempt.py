@@ -9,9 +9,11 @@ from typing import Any
 from storage.artifacts import ArtifactStore
 from storage.database import Database
 from storage.disk import DiskFullError
+from storage.errors import BusyError, ConflictError
 from storage.queue import Lease
 from storage.settings import Settings
 from worker.engine.base import LoadedBase, weights_hash
+from worker.engine.checkpoint import TrainingState
 from worker.engine.errors import ContextOverflowError
 from worker.engine.evaluate import evaluate
 from worker.engine.events import Checkpointed, Finished
@@ -46,6 +48,7 @@ class Prepared:
     samples: Samples
     hash_before: str
     measured: dict[str, Any]
+    resume: TrainingState | None
 
 
 class Attempt:
@@ -106,6 +109,7 @@ class Attempt:
     def _prepare(self) -> Prepared | Outcome:
         self._recorder.stage("Reading the examples")
         task = read_task(self._settings, self._database, self._store, self._lease.job_id)
+        resume = self.checkpoints.latest(task.fingerprint)
         self._recorder.stage("Loading the base model")
         began = time.monotonic()
         base = load_task_base(task)
@@ -122,7 +126,7 @@ class Attempt:
         self._recorder.stage("Measuring the base model")
         measured = self._measure(task, base, inputs)
         samples = Samples(base, inputs.rendering, inputs.validation_rows)
-        return self._unless_kept() or Prepared(task, base, inputs, samples, weights_hash(base.model), measured)
+        return self._unless_kept() or Prepared(task, base, inputs, samples, weights_hash(base.model), measured, resume)
 
     def _measure(self, task: Task, base: LoadedBase, inputs: Inputs) -> dict[str, Any]:
         """The written instruction's loss, and what the recipe came to; the base's own loss comes with the training."""
@@ -152,9 +156,9 @@ class Attempt:
             inputs.recipe,
             init_ids=inputs.init_ids,
             control=control,
-            resume=self.checkpoints.latest(),
+            resume=prepared.resume,
         )
-        keeper = _Keeper(self.checkpoints, self._recorder, prepared.samples)
+        keeper = _Keeper(self.checkpoints, self._recorder, prepared)
         for event in events:
             follower.hear(event)
             if isinstance(event, Finished):
@@ -164,7 +168,7 @@ class Attempt:
                 _close(events)
                 return wish
             if wish in (Outcome.PAUSED, Outcome.RELEASED) and isinstance(event, Checkpointed):
-                self.checkpoints.write(event.state)
+                keeper.write(event.state)
                 self._recorder.flush()
                 _close(events)
                 return wish
@@ -175,12 +179,18 @@ class Attempt:
         raise AssertionError("a training ends with Finished")
 
     def _proof(self, prepared: Prepared) -> dict[str, Any]:
-        """Shows that the base is what it was before the training."""
+        """Shows that the base is what it was before the training.
+
+        Raises:
+            ConflictError: It is not, so the prefix belongs to no base that anybody has.
+        """
         hash_after = weights_hash(prepared.base.model)
-        is_unchanged = hash_after == prepared.hash_before
-        if not is_unchanged:
-            self._recorder.log("The weights of the base model have changed in training; report this.", level="error")
-        return {"base_unchanged": is_unchanged, "weights_hash": hash_after}
+        if hash_after != prepared.hash_before:
+            raise ConflictError(
+                f"The base model's weights changed in memory during the training ({prepared.hash_before[:16]} → "
+                f"{hash_after[:16]}), so its prefix is not published. Run a copy, and report this if it comes again."
+            )
+        return {"base_unchanged": True, "weights_hash": hash_after}
 
     def _unless_kept(self) -> Outcome | None:
         """A wish that ends the attempt before its training; one to keep waits until there is something to keep."""
@@ -191,10 +201,11 @@ class Attempt:
 class _Keeper:
     """Writes a checkpoint every now and then, and shows what the prefix answers by now."""
 
-    def __init__(self, checkpoints: Checkpoints, recorder: Recorder, samples: Samples) -> None:
+    def __init__(self, checkpoints: Checkpoints, recorder: Recorder, prepared: Prepared) -> None:
         self._checkpoints = checkpoints
         self._recorder = recorder
-        self._samples = samples
+        self._samples = prepared.samples
+        self._base_fingerprint = prepared.task.fingerprint
         self._kept_at = time.monotonic()
 
     def is_due(self) -> bool:
@@ -202,17 +213,21 @@ class _Keeper:
         return time.monotonic() - self._kept_at > CHECKPOINT_EVERY_S
 
     def keep(self, event: Checkpointed) -> None:
-        """Writes the state where one is due; a full disk is told, and the training goes on."""
+        """Writes the state where one is due, and answers the samples where that takes little time."""
         if self.is_due():
-            try:
-                self._checkpoints.write(event.state)
-            except DiskFullError as error:
-                self._recorder.log(error.message, level="warning")
-            self._kept_at = time.monotonic()
+            self.write(event.state)
         if event.state.progress.evaluated_step == event.step and self._samples.is_affordable():
             rows = self._samples.answer_with(event.state)
             self._recorder.add("samples", {"rows": rows}, event.step)
             self._recorder.progress(metrics={"samples": rows})
+
+    def write(self, state: TrainingState) -> None:
+        """Writes the state; a full disk or a busy database is told, and the checkpoint before it stands."""
+        try:
+            self._checkpoints.write(state, self._base_fingerprint)
+        except (BusyError, DiskFullError) as error:
+            self._recorder.log(f"This checkpoint is left out: {error.message}", level="warning")
+        self._kept_at = time.monotonic()
 
 
 def _close(events: object) -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from storage.artifacts import ArtifactStore
 from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database
-from storage.disk import refusing_full_disk
+from storage.disk import DiskFullError, refusing_full_disk
+from storage.errors import BusyError, ConflictError
 from storage.queue import Lease
 from worker.engine.checkpoint import DamagedCheckpointError, TrainingState, read_checkpoint, write_checkpoint
 
@@ -33,37 +35,57 @@ class Checkpoints:
         self._store = store
         self._lease = lease
 
-    def write(self, state: TrainingState) -> int:
-        """Writes a state and returns its size in bytes.
+    def write(self, state: TrainingState, base_fingerprint: str) -> int:
+        """Writes a state and returns its size in bytes; where that fails, the checkpoint before it is untouched.
+
+        Args:
+            state: Where the training stands.
+            base_fingerprint: Of the base model's weights that it learns on.
 
         Raises:
-            DiskFullError: There is no room; the checkpoint before it is untouched.
+            BusyError: The database was busy for too long.
+            DiskFullError: There is no room.
             LeaseLostError: Another attempt owns the job.
         """
         step = state.progress.step
         path = self._store.run_folder(self._lease.job_id, self._lease.attempt) / f"checkpoint-{step:08d}.safetensors"
         with refusing_full_disk("writing a checkpoint"):
-            write_checkpoint(path, state)
+            write_checkpoint(path, _marked(state, base_fingerprint))
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size_bytes = path.stat().st_size
-        with self._database.write() as session:
-            add_checkpoint(session, self._lease, step=step, path=path, sha256=sha256, size_bytes=size_bytes)
+        try:
+            with self._database.write() as session:
+                add_checkpoint(session, self._lease, step=step, path=path, sha256=sha256, size_bytes=size_bytes)
+        except (BusyError, DiskFullError):
+            # Without a row nobody finds it, and it would count among the files that are kept.
+            path.unlink(missing_ok=True)
+            raise
         for old in self._files()[KEPT:]:
             old.unlink(missing_ok=True)
         return size_bytes
 
-    def latest(self) -> TrainingState | None:
-        """The latest state of any attempt that can be read; None where the training starts from its beginning."""
+    def latest(self, base_fingerprint: str) -> TrainingState | None:
+        """The latest state of any attempt that can be read; None where the training starts from its beginning.
+
+        Args:
+            base_fingerprint: Of the base model's weights as they are now.
+
+        Raises:
+            ConflictError: The state was learned on other weights.
+        """
         with self._database.read() as session:
             paths = [Path(row.path) for row in list_checkpoints(session, self._lease.job_id)]
         for path in paths:
             if not path.is_file():
                 continue
             try:
-                return read_checkpoint(path)
+                state = read_checkpoint(path)
             except DamagedCheckpointError as error:
                 logger.warning("%s", error.message)
+                continue
+            _refuse_other_base(state.progress.base_fingerprint, base_fingerprint)
+            return state
         return None
 
     def delete_all(self) -> None:
@@ -78,3 +100,16 @@ class Checkpoints:
             for folder in self._store.run_folders(self._lease.job_id)
             for path in sorted(folder.glob(PATTERN), reverse=True)
         ]
+
+
+def _marked(state: TrainingState, base_fingerprint: str) -> TrainingState:
+    return replace(state, progress=replace(state.progress, base_fingerprint=base_fingerprint))
+
+
+def _refuse_other_base(before: str, now: str) -> None:
+    """A prefix that learned on two bases fits neither, and its losses would be compared across them."""
+    if before != now:
+        raise ConflictError(
+            f"The base model's weights have changed since this training began ({before[:16]} → {now[:16]}). "
+            "Put the old ones back, or run a copy."
+        )

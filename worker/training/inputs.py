@@ -43,6 +43,7 @@ class Task:
         folder: Where the base model lies.
         train_rows: Rows to learn from.
         validation_rows: Held-out rows.
+        fingerprint: Of the base model's weights as they lie in the folder now.
     """
 
     job: Job
@@ -50,6 +51,7 @@ class Task:
     folder: Path
     train_rows: list[Row]
     validation_rows: list[Row]
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def read_task(settings: Settings, database: Database, store: ArtifactStore, job_
             set_fingerprint(session, base_model.id, found)
         base_model.fingerprint = found
     parts = load_parts(store, version)
-    return Task(job, base_model, Path(base_model.path), parts.train, parts.validation)
+    return Task(job, base_model, Path(base_model.path), parts.train, parts.validation, found)
 
 
 def load_task_base(task: Task) -> LoadedBase:

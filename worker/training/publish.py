@@ -42,7 +42,7 @@ class Publication:
         """The prefix as a row, beside what its job knows."""
         return {
             "base_revision": self.task.base_model.revision,
-            "base_fingerprint": self.task.base_model.fingerprint,
+            "base_fingerprint": self.task.fingerprint,
             "num_virtual_tokens": self.finished.prefix.num_virtual_tokens,
             "num_parameters": int(self.finished.prefix.values.size),
             "size_bytes": size_bytes,

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from storage.database import Database
+from storage.disk import DiskFullError
 from storage.errors import BusyError
 from storage.queue import Lease, NewEvent, Progress
 
@@ -53,7 +54,7 @@ class Recorder:
         self._flush_when_due()
 
     def flush(self) -> None:
-        """Writes what was gathered; where the database is busy it stays gathered until the next time.
+        """Writes what was gathered; where the database is busy or the disk full it stays gathered until the next time.
 
         Raises:
             LeaseLostError: Another attempt owns the job.
@@ -65,7 +66,7 @@ class Recorder:
         try:
             with self._database.write() as session:
                 self.lease.record(session, self._events, progress)
-        except BusyError as error:
+        except (BusyError, DiskFullError) as error:
             if len(self._events) > MAX_PENDING:
                 raise
             logger.warning("progress is kept back: %s", error.message)
