@@ -1,15 +1,17 @@
 """Jobs as their users see them: submitted, listed, stopped, moved and deleted."""
 
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from storage.errors import ConflictError, NotFoundError
+from storage.history import BEGINS_ANEW
 from storage.names import check_name, numbered
 from storage.schema.base import now
 from storage.schema.base_model import BaseModel
-from storage.schema.job import Job, JobEvent, JobStatus, StopRequest
+from storage.schema.job import Checkpoint, Job, JobEvent, JobStatus, StopRequest
 from storage.settings import OWNER
 
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
@@ -94,6 +96,8 @@ def events_after(session: Session, job_id: str, after_id: int = 0, limit: int | 
 def request_stop(session: Session, job_id: str, *, keep: bool) -> Job:
     """Stops a job: at once where nothing runs, else at its trainer's next look at the row.
 
+    A discarded job forgets its checkpoints; their files are the caller's to delete where nothing runs.
+
     Args:
         session: A writing session.
         job_id: The job.
@@ -114,6 +118,7 @@ def request_stop(session: Session, job_id: str, *, keep: bool) -> Job:
         )
     else:
         job.stop_request = None
+        _forget_checkpoints(session, job)
         enter_state(session, job, JobStatus.CANCELLED)
     return job
 
@@ -148,6 +153,8 @@ def resume_job(session: Session, job_id: str) -> Job:
 
 def retry_job(session: Session, job_id: str) -> Job:
     """Puts a failed or cancelled job back at the end of the queue, as its next attempt.
+
+    A failed job goes on from its checkpoint where it has one; a cancelled one was discarded and begins anew.
 
     Raises:
         NotFoundError: There is no such job.
@@ -235,12 +242,22 @@ def enter_state(session: Session, job: Job, status: JobStatus, **data: Any) -> N
 
 def _queue_again(session: Session, job: Job) -> Job:
     _require_dataset(job)
+    if job.status == JobStatus.CANCELLED:
+        _forget_checkpoints(session, job)
+    paths = session.scalars(select(Checkpoint.path).where(Checkpoint.job_id == job.id))
+    begins_anew = not any(Path(path).is_file() for path in paths)
+    if begins_anew:
+        job.step, job.stage, job.metrics, job.eta_s, job.stopped_early = 0, "", {}, None, False
     job.position = _end_of_queue(session)
     job.error = None
     job.stop_request = None
     job.lost_attempts = 0
-    enter_state(session, job, JobStatus.QUEUED)
+    enter_state(session, job, JobStatus.QUEUED, **({BEGINS_ANEW: True} if begins_anew else {}))
     return job
+
+
+def _forget_checkpoints(session: Session, job: Job) -> None:
+    session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id))
 
 
 def _require_dataset(job: Job) -> str:

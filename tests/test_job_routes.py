@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from app.main import create_app
 from app.services import preflight
+from storage.checkpoints import add_checkpoint
 from storage.database import Database
 from storage.queue import Lease, NewEvent, Progress, claim_next
 from storage.settings import Settings
@@ -187,6 +188,47 @@ def test_curve_takes_the_later_account_of_a_repeated_step(client: TestClient, da
     assert (curve["steps"], curve["train_loss"]) == ([1, 2, 3], [4.0, 3.0, 1.5])
     assert curve["validation"] == [{"step": 0, "loss": 9.0}]
     assert (curve["baselines"]["base"], curve["best_step"]) == (9.0, 2)
+
+
+def test_curve_after_discard_and_retry_is_of_the_second_training_alone(
+    client: TestClient, database: Database, dataset: str
+) -> None:
+    job = submit(client, dataset).json()["id"]
+    for attempt, (steps, loss) in enumerate([(1793, 5.0), (40, 2.0)], start=1):
+        events = [NewEvent("evaluated", {"loss": loss}, step) for step in (0, *range(20, steps + 1, 20))]
+        events = [*events[:1], *(NewEvent("step", {"loss": loss}, step) for step in range(1, steps + 1)), *events[1:]]
+        events.sort(key=lambda event: event.step or 0)
+        with database.write() as session:
+            claim_next(session, "test", 60.0)
+            metrics = {"best_step": steps, "base_loss": loss}
+            Lease(job, attempt).record(session, events, Progress(step=steps, metrics=metrics))
+            if attempt == 1:
+                Lease(job, attempt).cancel(session)
+        if attempt == 1:
+            waiting = client.post(f"/api/v1/jobs/{job}/retry").json()
+            assert (waiting["step"], waiting["metrics"]) == (0, {})
+            curve = client.get(f"/api/v1/jobs/{job}/curve").json()
+            assert (curve["steps"], curve["validation"], curve["best_step"]) == ([], [], None)
+    curve = client.get(f"/api/v1/jobs/{job}/curve").json()
+    assert (curve["steps"], curve["train_loss"]) == (list(range(1, 41)), [2.0] * 40)
+    assert curve["validation"] == [{"step": step, "loss": 2.0} for step in (0, 20, 40)]
+    assert (curve["baselines"]["base"], curve["best_step"]) == (2.0, 40)
+
+
+def test_discarding_a_paused_job_deletes_its_checkpoints(
+    client: TestClient, database: Database, dataset: str, tmp_path: Path
+) -> None:
+    job = submit(client, dataset).json()["id"]
+    path = tmp_path / "checkpoint-00000005.safetensors"
+    path.write_bytes(b"state")
+    with database.write() as session:
+        claim_next(session, "test", 60.0)
+        add_checkpoint(session, Lease(job, 1), step=5, path=path, sha256="a" * 64, size_bytes=5)
+        Lease(job, 1).release(session, paused=True)
+    assert client.post(f"/api/v1/jobs/{job}/resume").json()["step"] == 5
+    assert path.exists()
+    assert client.post(f"/api/v1/jobs/{job}/stop", json={"keep": False}).json()["status"] == "cancelled"
+    assert not path.exists()
 
 
 def test_log_holds_states_and_lines(client: TestClient, database: Database, dataset: str) -> None:

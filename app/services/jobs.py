@@ -1,6 +1,8 @@
 """Jobs as REST and the page speak of them: submitted, followed, stopped, deleted."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from app.context import AppContext
@@ -8,7 +10,9 @@ from app.services.job_bodies import event_body, job_body, log_lines_of
 from app.services.outlook import outlook
 from app.services.preflight import plan, refuse_misfit
 from storage import jobs as stored
+from storage.checkpoints import list_checkpoints
 from storage.datasets import get_version
+from storage.history import loss_history, recent_events
 from storage.schema.job import Job, JobStatus
 
 MAX_LOG_LINES = 500
@@ -95,9 +99,7 @@ def stop(context: AppContext, job_id: str, keep: bool) -> dict[str, Any]:
         NotFoundError: There is no such job.
         ConflictError: It has ended, or has nothing to keep.
     """
-    with context.database.write() as session:
-        stored.request_stop(session, job_id, keep=keep)
-    return describe(context, job_id)
+    return _change(context, job_id, partial(stored.request_stop, keep=keep))
 
 
 def pause(context: AppContext, job_id: str) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def events(context: AppContext, job_id: str, after_id: int, limit: int) -> tuple
 
 
 def curve(context: AppContext, job_id: str) -> dict[str, Any]:
-    """The loss of a job over its steps.
+    """The loss of a job over its steps: one account of all its attempts, thinned out where it is long.
 
     Returns:
         `steps`, `train_loss` (one for each step), `validation` (`step`, `loss`), `baselines` (`base`, `instruction`),
@@ -163,22 +165,11 @@ def curve(context: AppContext, job_id: str) -> dict[str, Any]:
     """
     with context.database.read() as session:
         job = stored.get_job(session, job_id)
-        found = stored.events_after(session, job_id)
-    # An attempt that resumed repeats steps after its checkpoint; the later account of a step is the one that counts.
-    steps: dict[int, float] = {}
-    validation: dict[int, float] = {}
-    for event in found:
-        loss = event.data.get("loss")
-        if event.step is None or loss is None:
-            continue
-        if event.kind == "step":
-            steps[event.step] = loss
-        elif event.kind == "evaluated":
-            validation[event.step] = loss
+        history = loss_history(session, job_id)
     return {
-        "steps": sorted(steps),
-        "train_loss": [steps[step] for step in sorted(steps)],
-        "validation": [{"step": step, "loss": validation[step]} for step in sorted(validation)],
+        "steps": list(history.train),
+        "train_loss": list(history.train.values()),
+        "validation": [{"step": step, "loss": loss} for step, loss in history.validation.items()],
         "baselines": {"base": job.metrics.get("base_loss"), "instruction": job.metrics.get("instruction_loss")},
         "best_step": job.metrics.get("best_step"),
     }
@@ -192,12 +183,16 @@ def log_lines(context: AppContext, job_id: str) -> list[str]:
     """
     with context.database.read() as session:
         stored.get_job(session, job_id)
-        found = stored.events_after(session, job_id)
-    lines = [line for event in found if event.kind in ("log", "state") for line in log_lines_of(event)]
+        found = recent_events(session, job_id, ("log", "state"), MAX_LOG_LINES)
+    lines = [line for event in found for line in log_lines_of(event)]
     return lines[-MAX_LOG_LINES:]
 
 
 def _change(context: AppContext, job_id: str, change: Callable[[Any, str], Job]) -> dict[str, Any]:
     with context.database.write() as session:
+        before = {row.path for row in list_checkpoints(session, job_id)}
         job = change(session, job_id)
+        forgotten = before - {row.path for row in list_checkpoints(session, job_id)}
+    for path in forgotten:
+        Path(path).unlink(missing_ok=True)
     return describe(context, job.id)
