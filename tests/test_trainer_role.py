@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from storage.artifacts import ArtifactStore
@@ -23,12 +26,15 @@ from storage.schema.job import JobStatus
 from storage.settings import Settings
 from tests.tiny import tiny_base_folder
 from tests.trainer_bench import Role
+from worker.engine.events import Event, StepMetrics
 from worker.engine.families import geometry
 from worker.engine.prefix_file import read_prefix_file
+from worker.engine.train import train
 from worker.training import attempt as attempt_module
 from worker.training import checkpoints as checkpoints_module
 from worker.training import run as run_module
 from worker.training.assignment import Assignment
+from worker.training.heartbeat import LOOK_S
 
 
 @pytest.fixture
@@ -99,15 +105,29 @@ def test_discard_ends_within_a_step_and_keeps_nothing(role: Role) -> None:
         assert list_prefixes(session) == []
 
 
-def test_pause_and_resume_give_the_prefix_of_an_uninterrupted_run(role: Role) -> None:
+def pause_in_training(role: Role, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the job, and pauses it after its tenth step, however fast the steps are."""
+
+    def paused(*arguments: Any, **options: Any) -> Iterator[Event]:
+        for event in train(*arguments, **options):
+            yield event
+            if isinstance(event, StepMetrics) and event.step == 10:
+                with role.database.write() as session:
+                    pause_job(session, job)
+                time.sleep(3 * LOOK_S)  # until the heartbeat has seen it
+
+    with monkeypatch.context() as patched:
+        patched.setattr(attempt_module, "train", paused)
+        assert role.run().status == JobStatus.PAUSED
+
+
+def test_pause_and_resume_give_the_prefix_of_an_uninterrupted_run(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     role.submit(max_steps=150, eval_every=50)
     straight = role.run()
     job = role.submit(max_steps=150, eval_every=50)
-    user = role.when(lambda now: now.step > 5, pause_job, job)
-    assert role.run().status == JobStatus.PAUSED
-    user.join()
-    paused_at = role.job(job).step
-    assert 5 < paused_at < 150
+    pause_in_training(role, job, monkeypatch)
+    paused_at, paused_s = role.job(job).step, role.job(job).metrics["train_s"]
+    assert 10 <= paused_at < 150
     with role.database.write() as session:
         resume_job(session, job)
     resumed = role.run()
@@ -117,6 +137,8 @@ def test_pause_and_resume_give_the_prefix_of_an_uninterrupted_run(role: Role) ->
     with role.database.read() as session:
         first, second = (get_prefix(session, each.prefix_id or "") for each in (straight, resumed))
     assert first.artifact_hash == second.artifact_hash
+    assert resumed.metrics["train_tokens"] == straight.metrics["train_tokens"]
+    assert resumed.metrics["train_s"] > paused_s > 0
 
 
 def alter_a_weight(folder: Path) -> None:
@@ -125,15 +147,11 @@ def alter_a_weight(folder: Path) -> None:
     save_file({**tensors, name: tensors[name] + 1}, folder / "model.safetensors", {"format": "pt"})
 
 
-def pause_in_training(role: Role, job: str) -> None:
-    user = role.when(lambda now: now.step > 5, pause_job, job)
-    assert role.run().status == JobStatus.PAUSED
-    user.join()
-
-
-def test_resuming_on_other_weights_is_refused_until_the_old_ones_are_back(role: Role) -> None:
+def test_resuming_on_other_weights_is_refused_until_the_old_ones_are_back(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = role.submit(max_steps=150, eval_every=50)
-    pause_in_training(role, job)
+    pause_in_training(role, job, monkeypatch)
     weights = role.folder / "model.safetensors"
     old = weights.read_bytes()
     alter_a_weight(role.folder)
@@ -200,7 +218,7 @@ def test_pause_holds_even_where_its_checkpoint_cannot_be_written_down(
     job = role.submit(max_steps=150, eval_every=50)
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints_module, "add_checkpoint", refuse)
-        pause_in_training(role, job)
+        pause_in_training(role, job, patched)
     assert list(role.store.run_folder(job, 1).glob("checkpoint-*")) == []
     with role.database.write() as session:
         resume_job(session, job)
@@ -284,6 +302,20 @@ def test_unforeseen_error_is_a_sentence_in_the_job_and_a_traceback_in_its_log(
     done = role.run()
     assert done.error == {"code": "unexpected", "message": run_module.UNEXPECTED}
     assert "a tensor of the wrong shape" in role.events(job, "log")[-1].data["message"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory: 9 B")]
+)
+def test_memory_that_runs_out_outside_an_update_is_told_as_such(
+    role: Role, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(attempt_module, "load_task_base", broken)
+    role.submit()
+    assert role.run().error == {"code": "out_of_memory", "message": run_module.OUT_OF_MEMORY}
 
 
 def test_missing_base_folder_fails_with_its_remedy(role: Role) -> None:

@@ -91,7 +91,7 @@ class Attempt:
         prepared = self._prepare()
         if isinstance(prepared, Outcome):
             return prepared
-        follower = Follower(self._recorder, prepared.base)
+        follower = Follower(self._recorder, prepared.base, prepared.task.job.metrics)
         finished = self._train(prepared, follower)
         if isinstance(finished, Outcome):
             return finished

@@ -1,6 +1,7 @@
 """From the engine's events to what the page shows: steps, losses, speed, time left, memory."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import psutil
@@ -20,15 +21,19 @@ class Follower:
     Args:
         recorder: Writes it down.
         base: The frozen base; its device says which memory counts.
+        metrics: Figures that the job's earlier attempts left. A training that goes on from a checkpoint adds to their
+            time and tokens; steps that are done again count again.
     """
 
-    def __init__(self, recorder: Recorder, base: LoadedBase) -> None:
+    def __init__(self, recorder: Recorder, base: LoadedBase, metrics: Mapping[str, Any]) -> None:
         self._recorder = recorder
         self._device = base.device
+        self._metrics = metrics
         self._started_at = time.monotonic()
         self._first_step = 0
         self._max_steps = 0
         self._num_tokens = 0
+        self._spent_before_s = 0.0
         self._tokens_per_second: float | None = None
         self._memory_bytes = 0
 
@@ -55,8 +60,7 @@ class Follower:
             "best_step": event.best_step,
             "num_steps": event.num_steps,
             "stop_reason": event.reason,
-            "train_s": round(time.monotonic() - self._started_at, 3),
-            "train_tokens": self._num_tokens,
+            **self._spent(),
             "memory_bytes": self._measure_memory(),
         }
 
@@ -76,6 +80,8 @@ class Follower:
                 f"{rows} are left out: with the prefix they are longer than the context.", level="warning"
             )
         if event.first_step:
+            self._num_tokens = int(self._metrics.get("train_tokens") or 0)
+            self._spent_before_s = float(self._metrics.get("train_s") or 0.0)
             self._recorder.log(f"Going on from step {event.first_step} of {event.max_steps}.")
         self._recorder.progress(step=event.first_step, max_steps=event.max_steps, metrics=figures)
         self._recorder.stage("Training")
@@ -92,7 +98,7 @@ class Follower:
         self._recorder.progress(
             step=event.step,
             eta_s=self._seconds_left(event.step),
-            metrics={**figures, "memory_bytes": self._measure_memory()},
+            metrics={**figures, **self._spent(), "memory_bytes": self._measure_memory()},
         )
 
     def _hear_evaluation(self, event: Evaluated) -> None:
@@ -109,6 +115,11 @@ class Follower:
         )
         best: dict[str, Any] = {"best_step": event.step, **figures} if event.is_best else {}
         self._recorder.progress(metrics={**best, "base_loss": event.base_validation_loss})
+
+    def _spent(self) -> dict[str, Any]:
+        """Seconds and tokens of the training, over all attempts that it goes on from."""
+        this_attempt_s = time.monotonic() - self._started_at
+        return {"train_s": round(self._spent_before_s + this_attempt_s, 3), "train_tokens": self._num_tokens}
 
     def _seconds_left(self, step: int) -> float:
         """What is left at the pace so far, evaluations included."""

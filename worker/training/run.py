@@ -10,10 +10,12 @@ from typing import Any
 
 from storage.artifacts import ArtifactStore
 from storage.database import Database
+from storage.disk import DiskFullError
 from storage.errors import BusyError, StudioError
 from storage.queue import Lease, LeaseLostError
 from storage.schema.job import StopRequest
 from storage.settings import Settings
+from worker.engine.device_memory import is_out_of_memory
 from worker.engine.errors import EngineError
 from worker.training.assignment import Assignment
 from worker.training.attempt import Attempt, Outcome
@@ -60,10 +62,12 @@ def run_attempt(workplace: Workplace, assignment: Assignment) -> None:
             logger.warning("%s", error.message)
         except (StudioError, EngineError) as error:
             _fail(workplace, recorder, lease, error.code, error.message)
-        except MemoryError:
-            _fail(workplace, recorder, lease, "out_of_memory", OUT_OF_MEMORY)
-        except Exception:
-            _fail(workplace, recorder, lease, "unexpected", UNEXPECTED)
+        except Exception as error:
+            # Loading and measuring take memory too, and unlike an update they do not try again with less.
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
+                _fail(workplace, recorder, lease, "out_of_memory", OUT_OF_MEMORY)
+            else:
+                _fail(workplace, recorder, lease, "unexpected", UNEXPECTED)
 
 
 def _wish_of(workplace: Workplace, heartbeat: Heartbeat) -> Callable[[], Outcome | None]:
@@ -107,13 +111,13 @@ def _fail(workplace: Workplace, recorder: Recorder, lease: Lease, code: str, mes
 
 
 def _persist(workplace: Workplace, write: Callable[[Any], object]) -> None:
-    """Writes an end, again and again while the database is busy: nothing else may be left for the lease to run out."""
+    """Writes an end, again and again while there is no lock or no room: a lease should not have to run out for it."""
     for attempt in range(1, END_ATTEMPTS + 1):
         try:
             with workplace.database.write() as session:
                 write(session)
             return
-        except BusyError:
+        except (BusyError, DiskFullError):
             if attempt == END_ATTEMPTS:
                 raise
             time.sleep(PAUSE_S)
