@@ -12,7 +12,8 @@ import pytest
 from storage.base_models import BaseModelRecord, get_base_model_by_id, register
 from storage.database import Database
 from storage.datasets import create_dataset
-from storage.jobs import get_job, submit_job
+from storage.errors import BusyError
+from storage.jobs import delete_job, get_job, submit_job
 from storage.queue import Lease
 from storage.schema.base_model import BaseModelSource, DownloadState
 from storage.schema.job import Job, JobStatus
@@ -130,6 +131,38 @@ def test_job_that_kills_its_trainer_three_times_is_set_aside_and_the_queue_goes_
     assert job.error["code"] == "quarantined"
     assert "its memory runs out" in job.error["message"]
     assert executor.started[-1] == Assignment(jobs[1], 1)
+
+
+def test_trainer_that_ended_while_the_database_was_busy_is_accounted_for_in_the_next_round(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(lease: Lease, session: object, reason: str) -> None:
+        raise BusyError("The database was in use.")
+
+    dispatcher.tick()
+    executor.end(-signal.SIGKILL)
+    executor.slots = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(Lease, "lose", busy)
+        dispatcher.tick()
+        dispatcher.tick()
+    assert look_up(database, jobs[0]).status == JobStatus.RUNNING
+    dispatcher.tick()
+    job = look_up(database, jobs[0])
+    assert (job.status, job.lost_attempts) == (JobStatus.QUEUED, 1)
+    assert dispatcher._running == []
+
+
+def test_job_that_was_deleted_as_soon_as_it_ended_is_accounted_for(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str]
+) -> None:
+    dispatcher.tick()
+    with database.write() as session:
+        Lease(jobs[0], 1).cancel(session)
+        delete_job(session, jobs[0])
+    executor.end(0)
+    dispatcher.tick()
+    assert dispatcher._running == [Assignment(jobs[1], 1)]
 
 
 def test_expired_lease_is_taken_back(

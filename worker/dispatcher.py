@@ -16,7 +16,8 @@ from pathlib import Path
 
 from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
-from storage.errors import StudioError
+from storage.disk import DiskFullError
+from storage.errors import BusyError, NotFoundError, StudioError
 from storage.jobs import list_jobs
 from storage.logs import set_up_logging
 from storage.queue import Lease, LeaseLostError, claim_next, requeue_expired
@@ -54,6 +55,7 @@ class Dispatcher:
         self.downloader = downloader
         self.holder = f"{socket.gethostname()[:60]}:{os.getpid()}"
         self._running: list[Assignment] = []
+        self._unaccounted: list[Ended] = []
         self._beat_at = 0.0
         self._expiry_at = 0.0
         self._sweep_at: float | None = None
@@ -74,8 +76,7 @@ class Dispatcher:
     def tick(self) -> None:
         """One round."""
         self._beat()
-        for ended in self.executor.ended():
-            self._account_for(ended)
+        self._account_for_ended()
         self._take_back_expired()
         while self.executor.free_slots() > 0 and self._start_next():
             continue
@@ -93,6 +94,8 @@ class Dispatcher:
                     Lease(assignment.job_id, assignment.attempt).release(session)
             except LeaseLostError:
                 continue
+            except StudioError as error:
+                logger.warning("job %s is left to its lease: %s", assignment.job_id, error.message)
         heartbeat_file(self.settings).unlink(missing_ok=True)
 
     def _start_next(self) -> bool:
@@ -110,17 +113,26 @@ class Dispatcher:
         self.executor.start(assignment)
         return True
 
+    def _account_for_ended(self) -> None:
+        """Says of each trainer that ended how it did; one that cannot be written down now waits for the next round."""
+        self._unaccounted += self.executor.ended()
+        for _ in range(len(self._unaccounted)):
+            ended = self._unaccounted.pop(0)
+            self._running.remove(ended.assignment)
+            try:
+                self._account_for(ended)
+            except (BusyError, DiskFullError) as error:
+                logger.warning("the end of job %s is not written down yet: %s", ended.assignment.job_id, error.message)
+                self._unaccounted.append(ended)
+                self._running.append(ended.assignment)
+
     def _account_for(self, ended: Ended) -> None:
-        self._running.remove(ended.assignment)
         job_id, attempt = ended.assignment.job_id, ended.assignment.attempt
         try:
             with self.database.write() as session:
                 status = Lease(job_id, attempt).lose(session, _reason(ended.exit_code))
-        except LeaseLostError:
-            return  # it ended its job itself, as it should
-        except StudioError:
-            self._running.append(ended.assignment)
-            raise
+        except (LeaseLostError, NotFoundError):
+            return  # it ended its job itself, as it should; its user may have deleted the job since
         logger.warning("the trainer of job %s died (code %d); the job is %s", job_id, ended.exit_code, status)
 
     def _take_back_expired(self) -> None:
