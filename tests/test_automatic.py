@@ -34,7 +34,7 @@ def test_chosen_fields_stay() -> None:
 
 @pytest.mark.parametrize(
     ("num_parameters", "rate"),
-    [(100_000, 0.2), (3_000_000, 0.2), (100_000_000, 0.01), (10**9, 0.005), (7 * 10**9, 0.005)],
+    [(100_000, 0.1), (3_000_000, 0.1), (100_000_000, 0.01), (10**9, 0.005), (7 * 10**9, 0.005)],
 )
 def test_rate_falls_with_the_size_of_the_base(num_parameters: int, rate: float) -> None:
     assert resolved(num_base_parameters=num_parameters).learning_rate == pytest.approx(rate)

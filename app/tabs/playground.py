@@ -100,7 +100,11 @@ class PlaygroundTab:
         columns = _columns(first)
         by_fields = kind == FIELDS and bool(columns)
         boxes = [
-            gr.Textbox(visible=by_fields and index < len(columns), label=columns[index] if index < len(columns) else "")
+            gr.Textbox(
+                visible=by_fields and index < len(columns),
+                label=columns[index] if index < len(columns) else "",
+                lines=2 if len(columns) <= 2 else 1,
+            )
             for index in range(MAX_FIELDS)
         ]
         has_rows = bool(first and first.get("dataset_version_id"))
