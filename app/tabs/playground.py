@@ -50,7 +50,7 @@ class PlaygroundTab:
                 self.raw = gr.Textbox(visible=False, label="Text", lines=4, elem_id="play-raw")
                 self.expected = html_piece(elem_id="play-expected")
             with gr.Column(scale=2, min_width=260):
-                self.random = gr.Button("A random held-out row", elem_id="play-random")
+                self.random = gr.Button("A random held-out row", visible=False, elem_id="play-random")
                 with gr.Accordion("Sampling", open=False):
                     self.max_tokens = gr.Slider(1, 512, value=64, step=1, label="Longest answer in tokens")
                     self.temperature = gr.Slider(
