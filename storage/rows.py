@@ -1,6 +1,5 @@
 """Rows of a version of a dataset: read from Parquet, with its validation rows drawn where the user brought none."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +19,6 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 MAX_VALIDATION_ROWS = 500
 """A drawn validation part is no larger, since every look at it takes time from the training."""
 
-BATCH_ROWS = 1024
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -30,21 +27,6 @@ class Parts:
     train: list[Row]
     validation: list[Row]
     test: list[Row]
-
-
-def iterate_rows(store: ArtifactStore, version: DatasetVersion, part: Part) -> Iterator[Row]:
-    """Rows of a part as it was uploaded, in the order of the file, a batch in memory at a time.
-
-    Args:
-        store: Where the Parquet files lie.
-        version: The version; `train` still holds what `load_parts` draws from it for validation.
-        part: A part; one that the version lacks has no rows.
-    """
-    if part not in version.blobs:
-        return
-    with store.open(version.blobs[part]) as file:
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS):
-            yield from _rows(batch)
 
 
 def read_rows(store: ArtifactStore, version: DatasetVersion, part: Part, start: int, stop: int) -> list[Row]:

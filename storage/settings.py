@@ -12,7 +12,6 @@ OWNER = "local"
 """The one user there is for now; every row of the database names its owner."""
 
 MAX_UPLOAD_BYTES = 1_000_000_000
-MAX_VIRTUAL_TOKENS = 4096
 MAX_NAME_CHARACTERS = 80
 MAX_COLUMNS_COMPARED = 6
 
