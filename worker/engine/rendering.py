@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from worker.engine.errors import EngineError
 
-RenderingKind = Literal["plain", "chat"]
+RenderingKind = Literal["plain", "chat", "conversation"]
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
 """A doubled brace (a literal one), or `{column}`."""
@@ -24,9 +24,10 @@ class Rendering:
     """How rows become text, stored with every prefix so that it is used as it was trained.
 
     Attributes:
-        kind: `chat` speaks through the base's chat template, `plain` does not.
+        kind: `chat` speaks through the base's chat template, `plain` does not; with `conversation` a row brings all
+            turns itself (see `worker.engine.conversations`), and they go through the chat template too.
         template: The prompt, with `{column}` where a cell stands; `{{` and `}}` are literal braces.
-        target: The column with the answer.
+        target: The column with the answer; for conversations the one with the turns.
         instruction: What the model should do, in plain words; may be empty.
         few_shot_seed: Seed by which the examples of the few-shot baseline are drawn.
     """
@@ -40,6 +41,11 @@ class Rendering:
     def to_dict(self) -> dict[str, Any]:
         """The rendering as JSON can hold it."""
         return asdict(self)
+
+    @property
+    def uses_chat_template(self) -> bool:
+        """Whether the base needs a chat template for it."""
+        return self.kind != "plain"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Rendering":
