@@ -15,7 +15,7 @@ from worker.engine.checkpoint import (
 from worker.engine.recipe import Recipe
 
 STATE = TrainingState(
-    {"numbers": torch.randn(1, 3, 4), "best_numbers": torch.zeros(1, 3, 4), "step": torch.tensor(7.0)},
+    {"parameters.keys": torch.randn(1, 3, 4), "best_numbers": torch.zeros(1, 3, 4), "step": torch.tensor(7.0)},
     Progress(
         step=7,
         best_step=4,
@@ -51,6 +51,14 @@ def test_any_changed_byte_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(changed)
         with pytest.raises(DamagedCheckpointError, match="use an older one"):
             read_checkpoint(path)
+
+
+def test_checkpoint_of_an_earlier_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("worker.engine.checkpoint.FORMAT_VERSION", 2)
+        write_checkpoint(tmp_path / "state", STATE)
+    with pytest.raises(DamagedCheckpointError, match="has format 2, expected 3; use an older one"):
+        read_checkpoint(tmp_path / "state")
 
 
 def test_cut_or_missing_checkpoint_is_refused(tmp_path: Path) -> None:

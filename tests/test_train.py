@@ -16,7 +16,7 @@ from worker.engine.errors import ContextOverflowError, DivergedError, InvalidRec
 from worker.engine.evaluate import evaluate
 from worker.engine.events import Checkpointed, Diverged, Evaluated, Event, Finished, Started, StepMetrics
 from worker.engine.example import Example
-from worker.engine.initialise import initial_numbers
+from worker.engine.parameterisation import parameterise
 from worker.engine.prompt_tuning import load_bank
 from worker.engine.recipe import Recipe
 from worker.engine.schedule import rate_factor
@@ -138,7 +138,7 @@ def test_training_without_validation_keeps_the_last_state(base: LoadedBase) -> N
     assert only(events, Evaluated) == []
     assert events[-1].best_step == 12
     assert events[-1].validation_loss_after is None
-    last = only(events, Checkpointed)[-1].state.tensors["numbers"]
+    last = only(events, Checkpointed)[-1].state.tensors["best_numbers"]
     assert (events[-1].prefix.values == last[0].numpy()).all()
 
 
@@ -224,10 +224,10 @@ def test_checkpointed_activations_give_the_same_gradient(tmp_path: Path, family:
     gradients = []
     for is_checkpointing in (False, True):
         recipe = replace(RECIPE, method=method)
-        updater = update.Updater(base, recipe, initial_numbers(base, recipe, INIT_IDS))
+        updater = update.Updater(base, recipe, parameterise(base, recipe, INIT_IDS))
         updater.is_checkpointing = is_checkpointing
         updater._accumulate(learnable_rows(4))
-        gradients.append(updater.numbers.grad)
+        gradients.append([tensor.grad for tensor in updater.tensors])
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worker.engine.errors import EngineError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class DamagedCheckpointError(EngineError):
@@ -62,7 +62,8 @@ class TrainingState:
     """Everything from which a training goes on exactly.
 
     Attributes:
-        tensors: `numbers` (the prefix), `best_numbers`, and the optimiser's `exp_avg`, `exp_avg_sq`, `step`; on CPU.
+        tensors: `best_numbers` (the best prefix), `parameters.…` (what is trained) and `moments.…` (the optimiser's
+            state); on CPU.
         progress: The rest.
     """
 
@@ -104,7 +105,12 @@ def read_checkpoint(path: Path) -> TrainingState:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         progress = metadata["progress"]
-        if metadata.get("version") != str(FORMAT_VERSION) or metadata.get("sha256") != _digest(tensors, progress):
+        if metadata.get("version") != str(FORMAT_VERSION):
+            raise DamagedCheckpointError(
+                f"The checkpoint {path.name} has format {metadata.get('version')}, expected {FORMAT_VERSION}; "
+                "use an older one of this format, or start anew."
+            )
+        if metadata.get("sha256") != _digest(tensors, progress):
             raise DamagedCheckpointError(f"The checkpoint {path.name} does not match its own hash; use an older one.")
         values = json.loads(progress)
         return TrainingState(tensors, Progress(**{field.name: values[field.name] for field in fields(Progress)}))

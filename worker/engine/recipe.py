@@ -13,6 +13,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 RANGES: dict[str, tuple[float, float]] = {
     "num_virtual_tokens": (1, 4096),
     "learning_rate": (1e-6, 10.0),
+    "key_rate_factor": (0.0, 100.0),
     "max_steps": (1, 100_000),
     "batch_size": (1, 1024),
     "warmup_fraction": (0.0, 0.9),
@@ -33,6 +34,7 @@ class Recipe:
         num_virtual_tokens: Length P of the prefix in tokens.
         init: Start from the K/V of the instruction and the first examples, or from random numbers.
         learning_rate: Peak rate of AdamW.
+        key_rate_factor: Rate of a prefix's keys as a multiple of its values'; 0 leaves the keys as they start.
         max_steps: Number of updates.
         batch_size: Rows per update.
         warmup_fraction: Share of the steps in which the rate rises to its peak; a cosine to zero follows.
@@ -50,6 +52,7 @@ class Recipe:
     num_virtual_tokens: int | None = None
     init: Initialisation = "text"
     learning_rate: float | None = None
+    key_rate_factor: float = 1.0
     max_steps: int | None = None
     batch_size: int | None = None
     warmup_fraction: float = 0.06

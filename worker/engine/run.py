@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from worker.engine.errors import ContextOverflowError, DivergedError, InvalidRec
 from worker.engine.evaluate import evaluate
 from worker.engine.events import Diverged, Evaluated, Finished, Started, StepMetrics, StopReason
 from worker.engine.example import Example
-from worker.engine.initialise import initial_numbers
+from worker.engine.parameterisation import parameterise
 from worker.engine.prefix_file import PrefixArray
 from worker.engine.prompt_tuning import bank_of
 from worker.engine.recipe import Recipe
@@ -63,7 +63,7 @@ class Run:
         self.left_out_validation = len(validation_examples) - len(fitting)
         self.validation_examples = draw(fitting, MAX_VALIDATION_ROWS, recipe.seed)
         self.order = BatchOrder([len(row) for row in self._trainable()], recipe.batch_size or 0, recipe.seed)
-        self.updater = Updater(base, recipe, initial_numbers(base, recipe, init_ids))
+        self.updater = Updater(base, recipe, parameterise(base, recipe, init_ids))
         self.step = self.best_step = self.evaluated_step = self.bad_evaluations = 0
         self.best_loss: float | None = None
         self.base_loss: float | None = None
@@ -74,7 +74,7 @@ class Run:
     def started(self) -> Started:
         """What is about to run."""
         return Started(
-            num_parameters=self.updater.numbers.numel(),
+            num_parameters=self.best_numbers.numel(),
             num_base_parameters=self.base.num_parameters,
             max_steps=self.max_steps,
             first_step=self.step,
@@ -110,7 +110,7 @@ class Run:
         if self.base_loss is None:
             self.base_loss = evaluate(self.base, None, self.validation_examples).loss
         with torch.no_grad():
-            bank = bank_of(self.base, self.recipe.method, self.updater.numbers.detach())
+            bank = bank_of(self.base, self.recipe.method, self.updater.parameterisation.numbers())
         loss = evaluate(self.base, bank, self.validation_examples).loss
         is_best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
         if is_best:
@@ -125,9 +125,8 @@ class Run:
 
     def snapshot(self) -> TrainingState:
         """Everything from which this training goes on exactly, copied to the CPU."""
-        moments = self.updater.optimizer.state.get(self.updater.numbers, {})
-        tensors = {name: value.detach().cpu().clone() for name, value in moments.items()}
-        tensors |= {"numbers": self._numbers(), "best_numbers": self.best_numbers.clone()}
+        tensors = prefixed("parameters.", self.updater.parameterisation.state())
+        tensors |= prefixed("moments.", self.updater.moments()) | {"best_numbers": self.best_numbers.clone()}
         progress = Progress(
             step=self.step,
             best_step=self.best_step,
@@ -177,22 +176,17 @@ class Run:
         return Diverged(failed, self.step, self.peak_rate * self.rate_scale)
 
     def _restore(self, state: TrainingState) -> None:
-        progress, numbers = state.progress, self.updater.numbers
-        with torch.no_grad():
-            numbers.copy_(state.tensors["numbers"])
-        moments = {name: value for name, value in state.tensors.items() if name not in ("numbers", "best_numbers")}
-        self.updater.optimizer.state.clear()
-        if moments:
-            self.updater.optimizer.state[numbers] = {
-                name: value.clone().to(numbers.device) for name, value in moments.items()
-            }
+        progress = state.progress
+        self.updater.parameterisation.load(unprefixed("parameters.", state.tensors))
+        self.updater.load_moments(unprefixed("moments.", state.tensors))
         self.best_numbers = state.tensors["best_numbers"].clone()
         self.step, self.best_step = progress.step, progress.best_step
         self.best_loss, self.base_loss = progress.best_loss, progress.base_loss
         self.evaluated_step, self.bad_evaluations = progress.evaluated_step, progress.bad_evaluations
 
+    @torch.no_grad()
     def _numbers(self) -> Tensor:
-        return self.updater.numbers.detach().cpu().clone()
+        return self.updater.parameterisation.numbers().cpu().clone()
 
     def _fitting(self, examples: Sequence[Example]) -> list[Example]:
         room = self.base.geometry.context_length - (self.recipe.num_virtual_tokens or 0)
@@ -205,6 +199,16 @@ class Run:
                 f"{self.recipe.num_virtual_tokens} virtual tokens in front. Shorten the prompts or the prefix."
             )
         return self.train_examples
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under longer names."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def check_resolved(recipe: Recipe) -> None:

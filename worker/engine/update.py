@@ -1,7 +1,7 @@
 """One update of the trained numbers: micro-batches, clipping, AdamW, and what to do when memory runs out."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from worker.engine.device_memory import free_memory, is_out_of_memory
 from worker.engine.errors import OutOfMemoryError
 from worker.engine.example import Example
 from worker.engine.loss import forward_loss, row_slots
+from worker.engine.parameterisation import Parameterisation
 from worker.engine.prompt_tuning import bank_of
 from worker.engine.recipe import Recipe
 
@@ -36,19 +37,27 @@ class Updater:
     Args:
         base: The frozen base.
         recipe: Fully resolved.
-        numbers: Start state, fp32 (see `initialise.initial_numbers`); copied.
+        parameterisation: What is trained.
 
     Attributes:
         micro_batch_size: Rows computed at once; halved when memory runs out, with the same effective batch.
         is_checkpointing: Whether activations are computed again; the last resort when memory runs out.
     """
 
-    def __init__(self, base: LoadedBase, recipe: Recipe, numbers: Tensor) -> None:
+    def __init__(self, base: LoadedBase, recipe: Recipe, parameterisation: Parameterisation) -> None:
         assert recipe.batch_size is not None
         self.base = base
         self.recipe = recipe
-        self.numbers = numbers.detach().clone().requires_grad_(True)
-        self.optimizer = torch.optim.AdamW([self.numbers], lr=0.0, weight_decay=recipe.weight_decay, fused=True)
+        self.parameterisation = parameterisation
+        groups = parameterisation.groups()
+        self.tensors = [tensor for group in groups for tensor in group.tensors]
+        self.rate_factors = [group.rate_factor for group in groups]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(group.tensors)} for group in groups],
+            lr=0.0,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
         self.micro_batch_size = recipe.batch_size
         self.is_checkpointing = False
 
@@ -59,20 +68,37 @@ class Updater:
             OutOfMemoryError: Not even one row fits, with activations computed again.
         """
         loss = self._accumulate_with_retries(examples)
-        assert self.numbers.grad is not None
-        norm = self._clip(self.numbers.grad)
+        norm = self._clip([tensor.grad for tensor in self.tensors if tensor.grad is not None])
         result = UpdateResult(loss, norm)
         if torch.isfinite(torch.tensor([loss, norm])).all():
-            self.optimizer.param_groups[0]["lr"] = learning_rate
+            for group, factor in zip(self.optimizer.param_groups, self.rate_factors, strict=True):
+                group["lr"] = learning_rate * factor
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return result
 
-    def _clip(self, gradient: Tensor) -> float:
-        norm = float(torch.linalg.vector_norm(gradient))
+    def moments(self) -> dict[str, Tensor]:
+        """The optimiser's state by name, copied to the CPU; empty before the first update."""
+        return {
+            f"{index}.{name}": value.detach().cpu().clone()
+            for index, tensor in enumerate(self.tensors)
+            for name, value in self.optimizer.state.get(tensor, {}).items()
+        }
+
+    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
+        """Takes what `moments` gave."""
+        self.optimizer.state.clear()
+        for key, value in moments.items():
+            index, name = key.split(".", 1)
+            tensor = self.tensors[int(index)]
+            self.optimizer.state[tensor][name] = value.clone().to(tensor.device)
+
+    def _clip(self, gradients: Sequence[Tensor]) -> float:
+        norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in gradients])))
         limit = self.recipe.max_grad_norm
         if 0 < limit < norm:
-            gradient.mul_(limit / norm)
+            for part in gradients:
+                part.mul_(limit / norm)
         return norm
 
     def _accumulate_with_retries(self, examples: Sequence[Example]) -> float:
@@ -95,7 +121,7 @@ class Updater:
         for start in range(0, len(examples), self.micro_batch_size):
             batch = collate(examples[start : start + self.micro_batch_size]).to(self.base.device)
             # Before layers are checkpointed: input vectors are computed without the prefix that they become.
-            bank = bank_of(self.base, self.recipe.method, self.numbers)
+            bank = bank_of(self.base, self.recipe.method, self.parameterisation.numbers())
             memory_saver = checkpointed_layers(model) if self.is_checkpointing else nullcontext()
             with attending(model, bank, row_slots(bank, batch)), memory_saver:
                 loss = forward_loss(model, bank, batch) / num_targets
