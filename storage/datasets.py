@@ -17,10 +17,16 @@ MAX_FILE_NAME_CHARACTERS = 200
 
 Mapping = dict[str, Any]
 Findings = Sequence[dict[str, Any]]
+Report = dict[str, Any]
 
 
 def create_dataset(
-    session: Session, name: str, table: StoredTable, mapping: Mapping, findings: Findings
+    session: Session,
+    name: str,
+    table: StoredTable,
+    mapping: Mapping,
+    findings: Findings,
+    report: Report | None = None,
 ) -> tuple[Dataset, DatasetVersion]:
     """Adds a dataset with its first version.
 
@@ -30,6 +36,7 @@ def create_dataset(
         table: The rows, which the artifact store holds already.
         mapping: Template, target, instruction, split and rendering.
         findings: What was noticed about the rows.
+        report: What was counted besides.
 
     Raises:
         InvalidInputError: The name cannot be used.
@@ -42,6 +49,8 @@ def create_dataset(
         number=1,
         mapping=dict(mapping),
         findings=list(findings),
+        report=dict(report or {}),
+        origin={"kind": "upload", "done": []},
         **_columns_of(table),
     )
     session.add(version)
@@ -56,8 +65,19 @@ def add_version(
     mapping: Mapping | None = None,
     table: StoredTable | None = None,
     findings: Findings | None = None,
+    report: Report | None = None,
+    origin: Mapping | None = None,
 ) -> tuple[Dataset, DatasetVersion]:
     """Adds a version that differs from the latest in what is given; earlier versions stay as they are.
+
+    Args:
+        session: A writing session.
+        dataset_id: The dataset.
+        mapping: Another mapping.
+        table: Other rows.
+        findings: What was noticed about them.
+        report: What was counted besides.
+        origin: How the version came to be: `kind`, `of`, `done`.
 
     Raises:
         NotFoundError: There is no such dataset.
@@ -69,6 +89,8 @@ def add_version(
         number=latest.number + 1,
         mapping=dict(latest.mapping if mapping is None else mapping),
         findings=list(latest.findings if findings is None else findings),
+        report=dict(latest.report if report is None else report),
+        origin={"kind": "mapping", "of": latest.number, "done": [], **(origin or {})},
         **(kept if table is None else _columns_of(table)),
     )
     session.add(version)
@@ -100,6 +122,38 @@ def get_version(session: Session, version_id: str) -> DatasetVersion:
     if version is None:
         raise NotFoundError(f"There is no version of a dataset with the id {version_id!r}. It may have been deleted.")
     return version
+
+
+def list_versions(session: Session, dataset_id: str) -> list[DatasetVersion]:
+    """Every version of a dataset, the newest first.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+    """
+    dataset, _ = get_dataset(session, dataset_id)
+    chosen = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset.id)
+    return list(session.scalars(chosen.order_by(DatasetVersion.number.desc())))
+
+
+def restore_version(session: Session, dataset_id: str, number: int) -> tuple[Dataset, DatasetVersion]:
+    """Goes back to an earlier version by adding an equal one; none is lost on the way.
+
+    Raises:
+        NotFoundError: There is no such dataset, or it has no such version.
+    """
+    versions = list_versions(session, dataset_id)
+    earlier = next((version for version in versions if version.number == number), None)
+    if earlier is None:
+        raise NotFoundError(f"There is no version {number} of this dataset; it has 1 to {versions[0].number}.")
+    dataset, latest = get_dataset(session, dataset_id)
+    if latest is earlier:
+        return dataset, latest
+    copied = {name: getattr(earlier, name) for name in (*VERSIONED_COLUMNS, "mapping", "findings", "report")}
+    origin = {"kind": "restored", "of": number, "done": [f"Went back to version {number}."]}
+    version = DatasetVersion(dataset_id=dataset.id, number=latest.number + 1, origin=origin, **copied)
+    session.add(version)
+    session.flush()
+    return dataset, version
 
 
 def list_datasets(session: Session) -> list[tuple[Dataset, DatasetVersion]]:

@@ -22,6 +22,10 @@ class DatasetVersion(Owned, Base):
 
     `blobs` names the Parquet file of each part by its SHA-256: `train` always, `validation` and `test` where the user
     brought them. Where there is no `validation`, it is drawn from `train` by the mapping's fraction and seed.
+
+    `report` is what the doctor counted besides its findings: rows of each part, lengths, classes. `origin` says how the
+    version came to be: `kind` (upload, mapping, repair, reading, restored), `of` (number of the version that it was
+    made from), `done` (sentences).
     """
 
     __tablename__ = "dataset_versions"
@@ -37,5 +41,7 @@ class DatasetVersion(Owned, Base):
     mapping: Mapped[JsonDict]
     detected: Mapped[JsonDict]
     findings: Mapped[list[JsonDict]]
+    report: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
+    origin: Mapped[JsonDict] = mapped_column(default=dict, server_default="{}")
 
     dataset: Mapped[Dataset] = relationship(back_populates="versions")
