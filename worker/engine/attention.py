@@ -17,8 +17,10 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
+from worker.engine.encoder_decoder import number_attentions
 from worker.engine.errors import UnsupportedModelError
 from worker.engine.prefix_mask import PrefixMask
+from worker.engine.relative_bias import RelativeBias
 
 PREFIX_SDPA = "prefix_sdpa"
 PREFIX_EAGER = "prefix_eager"
@@ -41,10 +43,15 @@ class ActivePrefixes:
         self._layers = bank.kv[..., : self.num_columns, :].unbind(1)
         self._rows: dict[int, Tensor] = {}
         self.mask: PrefixMask | None = None
+        self.relative_bias = RelativeBias(self.lengths)
 
     def start_forward(self, position_ids: Tensor) -> None:
         """Takes the positions of the tokens that are about to be computed, `[B or 1, T]`."""
         self.mask = PrefixMask(self.lengths, position_ids)
+
+    def start_without_positions(self, device: torch.device) -> None:
+        """For encoder-decoders, where a prefix takes no position and every token sees all of it."""
+        self.start_forward(torch.zeros(1, 1, dtype=torch.long, device=device))
 
     def rows(self, layer_idx: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H_kv, P, D]` of a layer in the number format of `like`."""
@@ -80,6 +87,7 @@ class Attachment:
 
     active: ActivePrefixes | None = None
     recorded: RecordedKV | None = None
+    has_positions: bool = True
 
 
 def install(model: PreTrainedModel) -> None:
@@ -101,10 +109,13 @@ def install(model: PreTrainedModel) -> None:
             f"Models of the family {model.config.model_type!r} cannot take a prefix, because their attention cannot be "
             "replaced. Choose a base model of a supported family, such as Llama or Qwen 3."
         )
-    attachment = Attachment()
+    attachment = Attachment(has_positions=not model.config.is_encoder_decoder)
     for module in model.modules():
         # Around nn.Module's own __setattr__, which keeps parameters and submodules only under typing.
         object.__setattr__(module, "prefix_attachment", attachment)
+    if model.config.is_encoder_decoder:
+        number_attentions(model)
+        return
     for module in {model, model.base_model}:
         module.register_forward_pre_hook(_note_positions, with_kwargs=True)
 
@@ -126,6 +137,8 @@ def attending(model: PreTrainedModel, bank: PrefixBank | None, slots: Slots) -> 
     before = attachment.active
     has_prefix = bank is not None and any(slot != NO_PREFIX for slot in slots)
     attachment.active = ActivePrefixes(bank, slots) if bank is not None and has_prefix else None
+    if attachment.active is not None and not attachment.has_positions:
+        attachment.active.start_without_positions(model.device)
     try:
         yield
     finally:
@@ -163,11 +176,11 @@ def prefix_sdpa_forward(
     """Scaled dot product attention with the rows' prefixes in front.
 
     Args:
-        module: The layer's attention; its `layer_idx` chooses the layer of the bank.
+        module: The layer's attention; its place in the bank is its `layer_idx`, or what `install` numbered it.
         query: `[B, H, T, D]`.
         key: `[B, H_kv, K, D]`, cached tokens included.
         value: Like `key`.
-        attention_mask: `[B, 1, T, K]`; None is causal (T = K) or open (T = 1).
+        attention_mask: `[B, 1, T, K]`; None is causal (T = K), or open (T = 1, an encoder, cross-attention).
 
     Returns:
         `[B, T, H, D]`, and None for the weights.
@@ -176,12 +189,16 @@ def prefix_sdpa_forward(
     if mask is not None:
         shape = (query.shape[2], key.shape[2])
         window = kwargs.get("sliding_window")
+        is_causal = shape[0] > 1 and _is_causal(module, kwargs)
         key, value = _prepend(module, key, value)
         is_plain = attention_mask is None and mask.is_all_visible(window)
-        if is_plain and query.is_cuda and shape[0] == shape[1] > 1:
+        bias = kwargs.get("position_bias")
+        if is_plain and is_causal and bias is None and query.is_cuda and shape[0] == shape[1]:
             return _lower_right(module, query, key, value, kwargs)
-        if not is_plain or shape[0] > 1:
-            attention_mask = mask.extend(attention_mask, shape, window, query.dtype)
+        if not is_plain or is_causal:
+            attention_mask = mask.extend(attention_mask, shape, window, query.dtype, is_causal=is_causal)
+        if bias is not None:
+            kwargs["position_bias"] = _extend_bias(module, bias, shape)
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output
 
@@ -230,7 +247,19 @@ def _attachment(module: nn.Module) -> Attachment:
 
 
 def _layer_idx(module: nn.Module) -> int:
-    return cast(int, module.layer_idx)
+    return cast(int, module.prefix_index if hasattr(module, "prefix_index") else module.layer_idx)
+
+
+def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """What a missing mask means, read as transformers' own function reads it."""
+    told = kwargs.get("is_causal")
+    return bool(getattr(module, "is_causal", True) if told is None else told)
+
+
+def _extend_bias(module: nn.Module, bias: Tensor, shape: tuple[int, int]) -> Tensor:
+    active = _attachment(module).active
+    assert active is not None
+    return active.relative_bias.extend(bias, shape, cast(nn.Module | None, getattr(module, "prefix_bias", None)))
 
 
 def _lower_right(

@@ -24,7 +24,7 @@ class PrefixMask:
         self.is_uniform = min(lengths) == self.num_columns
         self.position_ids = position_ids
         self._last_position: int | None = None
-        self._extended: dict[tuple[int, tuple[int, int], int | None], tuple[Tensor | None, Tensor]] = {}
+        self._extended: dict[tuple[int, tuple[int, int], int | None, bool], tuple[Tensor | None, Tensor]] = {}
 
     def is_all_visible(self, sliding_window: int | None) -> bool:
         """Whether every query of the batch sees every column, so that no mask is needed for them."""
@@ -46,27 +46,38 @@ class PrefixMask:
             visible = visible & (self.position_ids[:, None, :, None] - columns < sliding_window)
         return visible
 
-    def extend(self, mask: Tensor | None, shape: tuple[int, int], window: int | None, dtype: torch.dtype) -> Tensor:
+    def extend(
+        self,
+        mask: Tensor | None,
+        shape: tuple[int, int],
+        window: int | None,
+        dtype: torch.dtype,
+        *,
+        is_causal: bool = True,
+    ) -> Tensor:
         """The mask of a layer with the prefix's columns on the left, kept for the other layers of its kind.
 
         Args:
-            mask: `[B or 1, 1 or H, T, K]`, boolean or additive; None is causal (T = K) or open (T = 1).
+            mask: `[B or 1, 1 or H, T, K]`, boolean or additive; None is causal (T = K) or open.
             shape: T queries and K keys without the prefix.
             window: Sliding window of the layer, None for full attention.
             dtype: Number format of an additive mask.
+            is_causal: Whether None means causal where there is more than one query.
 
         Returns:
             `[B or 1, 1 or H, T, P + K]` of the kind that `mask` is; boolean for None.
         """
-        key = (id(mask), shape, window)
+        key = (id(mask), shape, window, is_causal)
         if key not in self._extended:
             # The mask itself is kept beside its extension, so that its id cannot pass to another one.
-            self._extended[key] = (mask, self._extend(mask, shape, window, dtype))
+            self._extended[key] = (mask, self._extend(mask, shape, window, dtype, is_causal))
         return self._extended[key][1]
 
-    def _extend(self, mask: Tensor | None, shape: tuple[int, int], window: int | None, dtype: torch.dtype) -> Tensor:
+    def _extend(
+        self, mask: Tensor | None, shape: tuple[int, int], window: int | None, dtype: torch.dtype, is_causal: bool
+    ) -> Tensor:
         if mask is None:
-            is_open = shape[0] == 1
+            is_open = shape[0] == 1 or not is_causal
             mask = torch.ones(1, 1, *shape, dtype=torch.bool, device=self.position_ids.device)
             mask = mask if is_open else mask.tril()
         columns = self.visible(window)
