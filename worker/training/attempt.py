@@ -1,4 +1,4 @@
-"""What one attempt does: read, load, encode, measure, train, publish; it can be ended between any two steps."""
+"""What one attempt does: read, load, encode, measure, train, compare, publish; it can be ended between two steps."""
 
 import enum
 import time
@@ -12,6 +12,7 @@ from storage.disk import DiskFullError
 from storage.errors import BusyError, ConflictError
 from storage.queue import Lease
 from storage.settings import Settings
+from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase, weights_hash
 from worker.engine.checkpoint import TrainingState
 from worker.engine.errors import ContextOverflowError
@@ -20,6 +21,7 @@ from worker.engine.events import Checkpointed, Finished
 from worker.engine.prompt_tuning import load_bank
 from worker.engine.train import Control, train
 from worker.training.checkpoints import Checkpoints
+from worker.training.comparison import compare
 from worker.training.inputs import Inputs, Task, encode, load_task_base, read_task
 from worker.training.progress import Follower
 from worker.training.publish import Publication, publish
@@ -92,7 +94,8 @@ class Attempt:
         if isinstance(prepared, Outcome):
             return prepared
         follower = Follower(self._recorder, prepared.base, prepared.task.job.metrics)
-        finished = self._train(prepared, follower)
+        keeper = _Keeper(self.checkpoints, self._recorder, prepared)
+        finished = self._train(prepared, follower, keeper)
         if isinstance(finished, Outcome):
             return finished
         self._recorder.stage("Writing sample answers")
@@ -101,6 +104,11 @@ class Attempt:
         metrics = {**prepared.measured, **follower.final_metrics(finished), **self._proof(prepared)}
         self._recorder.progress(metrics={**metrics, "samples": rows}, step=finished.num_steps, eta_s=0.0)
         self._recorder.add("samples", {"rows": rows}, finished.best_step)
+        metrics["evaluation"] = self._compare(prepared, finished, bank, metrics["train_s"])
+        if (wish := self._unless_kept()) is not None:
+            if wish is not Outcome.DISCARDED:
+                keeper.write_latest()
+            return wish
         self._recorder.stage("Publishing the prefix")
         publication = Publication(prepared.task, prepared.inputs, finished, metrics, rows)
         publish(self._database, self._store, self._lease, publication)
@@ -139,15 +147,18 @@ class Attempt:
             "dtype": str(base.dtype).removeprefix("torch."),
             "left_out_validation_rows": inputs.left_out_validation,
         }
-        if inputs.instructed:
+        told = {"instruction_loss": ("the written instruction", inputs.instructed)}
+        told["few_shot_loss"] = ("examples", inputs.shown)
+        for name, (words, examples) in told.items():
             try:
-                measured["instruction_loss"] = evaluate(base, None, inputs.instructed).loss
+                if examples:
+                    measured[name] = evaluate(base, None, examples).loss
             except ContextOverflowError:
-                self._recorder.log("With the written instruction in front no validation row fits into the context.")
+                self._recorder.log(f"With {words} in front no validation row fits into the context.")
         self._recorder.progress(metrics=measured)
         return measured
 
-    def _train(self, prepared: Prepared, follower: Follower) -> Finished | Outcome:
+    def _train(self, prepared: Prepared, follower: Follower, keeper: "_Keeper") -> Finished | Outcome:
         inputs, control = prepared.inputs, Control()
         events = train(
             prepared.base,
@@ -158,7 +169,6 @@ class Attempt:
             control=control,
             resume=prepared.resume,
         )
-        keeper = _Keeper(self.checkpoints, self._recorder, prepared)
         for event in events:
             follower.hear(event)
             if isinstance(event, Finished):
@@ -177,6 +187,21 @@ class Attempt:
             if isinstance(event, Checkpointed):
                 keeper.keep(event)
         raise AssertionError("a training ends with Finished")
+
+    def _compare(self, prepared: Prepared, finished: Finished, bank: PrefixBank, train_s: float) -> dict[str, Any]:
+        """The verdict on held-out rows; whoever has stopped the training already is not kept from it."""
+        self._recorder.stage("Comparing with the base model")
+        passed = {None, Outcome.PUBLISHED} if finished.stopped_early else {None}
+        evaluation = compare(
+            prepared.task,
+            prepared.base,
+            prepared.inputs,
+            bank,
+            train_s=train_s,
+            is_asked_to_end=lambda: self._wish() not in passed,
+        )
+        self._recorder.progress(metrics={"evaluation": evaluation})
+        return evaluation
 
     def _proof(self, prepared: Prepared) -> dict[str, Any]:
         """Shows that the base is what it was before the training.
@@ -207,6 +232,7 @@ class _Keeper:
         self._samples = prepared.samples
         self._base_fingerprint = prepared.task.fingerprint
         self._kept_at = time.monotonic()
+        self._latest: TrainingState | None = None
 
     def is_due(self) -> bool:
         """Whether the last checkpoint is old enough for the next one."""
@@ -214,12 +240,19 @@ class _Keeper:
 
     def keep(self, event: Checkpointed) -> None:
         """Writes the state where one is due, and answers the samples where that takes little time."""
+        self._latest = event.state
         if self.is_due():
             self.write(event.state)
         if event.state.progress.evaluated_step == event.step and self._samples.is_affordable():
             rows = self._samples.answer_with(event.state)
             self._recorder.add("samples", {"rows": rows}, event.step)
             self._recorder.progress(metrics={"samples": rows})
+
+    def write_latest(self) -> None:
+        """Writes the last state, so that an attempt that is ended after its training goes on behind it."""
+        if self._latest is not None:
+            self.write(self._latest)
+            self._recorder.flush()
 
     def write(self, state: TrainingState) -> None:
         """Writes the state; a full disk or a busy database is told, and the checkpoint before it stands."""

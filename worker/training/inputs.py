@@ -23,14 +23,16 @@ from worker.engine.base import LoadedBase, load_base
 from worker.engine.example import Example
 from worker.engine.recipe import Recipe
 from worker.engine.rendering import Rendering
-from worker.engine.run import MAX_VALIDATION_ROWS
 from worker.engine.tokens import (
+    Context,
     choose_rendering_kind,
+    draw_few_shot,
     encode_example,
     encode_prompt,
     initialisation_ids,
     render_row,
 )
+from worker.engine.training import MAX_VALIDATION_ROWS
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Task:
         base_model: The row of its base model, with a fingerprint.
         folder: Where the base model lies.
         train_rows: Rows to learn from.
-        validation_rows: Held-out rows.
+        validation_rows: Held-out rows that choose the best state.
+        test_rows: Held-out rows that nothing is chosen by; empty where the dataset has no such part.
         fingerprint: Of the base model's weights as they lie in the folder now.
     """
 
@@ -51,6 +54,7 @@ class Task:
     folder: Path
     train_rows: list[Row]
     validation_rows: list[Row]
+    test_rows: list[Row]
     fingerprint: str
 
 
@@ -65,6 +69,7 @@ class Inputs:
         validation: Held-out rows, no longer than the context.
         validation_rows: The same rows as text.
         instructed: The same rows with the written instruction in front; empty where there is none.
+        shown: The same rows with few-shot examples in front.
         init_ids: The text that the prefix starts from.
         left_out_validation: Held-out rows that are longer than the context.
     """
@@ -75,6 +80,7 @@ class Inputs:
     validation: list[Example]
     validation_rows: list[Row]
     instructed: list[Example]
+    shown: list[Example]
     init_ids: list[int]
     left_out_validation: int
 
@@ -102,7 +108,7 @@ def read_task(settings: Settings, database: Database, store: ArtifactStore, job_
             set_fingerprint(session, base_model.id, found)
         base_model.fingerprint = found
     parts = load_parts(store, version)
-    return Task(job, base_model, Path(base_model.path), parts.train, parts.validation, found)
+    return Task(job, base_model, Path(base_model.path), parts.train, parts.validation, parts.test, found)
 
 
 def load_task_base(task: Task) -> LoadedBase:
@@ -139,7 +145,8 @@ def encode(task: Task, base: LoadedBase) -> Inputs:
         train=[encode_example(base.tokenizer, rendering, row) for row in task.train_rows],
         validation=[example for _, example in chosen],
         validation_rows=[row for row, _ in chosen],
-        instructed=_instructed(base, rendering, chosen),
+        instructed=_in_context(base, rendering, chosen, "instruction") if rendering.instruction else [],
+        shown=_in_context(base, rendering, chosen, "few-shot", draw_few_shot(rendering, task.train_rows)),
         init_ids=_init_ids(task, base, recipe, rendering),
         left_out_validation=len(encoded) - len(fitting),
     )
@@ -157,14 +164,20 @@ def _draw(pairs: Sequence[tuple[Row, Example]], seed: int) -> list[tuple[Row, Ex
     return [pairs[index] for index in chosen]
 
 
-def _instructed(base: LoadedBase, rendering: Rendering, pairs: Sequence[tuple[Row, Example]]) -> list[Example]:
-    """The baseline that a person gets by writing the instruction in front of every prompt."""
-    if not rendering.instruction:
-        return []
+def _in_context(
+    base: LoadedBase,
+    rendering: Rendering,
+    pairs: Sequence[tuple[Row, Example]],
+    context: Context,
+    few_shot: Sequence[tuple[str, str]] = (),
+) -> list[Example]:
+    """The baselines that a person gets by writing an instruction or examples in front of every prompt."""
     return [
         Example(
             prompt_ids=tuple(
-                encode_prompt(base.tokenizer, rendering, render_row(rendering, row)[0], context="instruction")
+                encode_prompt(
+                    base.tokenizer, rendering, render_row(rendering, row)[0], context=context, few_shot=few_shot
+                )
             ),
             target_ids=example.target_ids,
         )
