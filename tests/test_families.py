@@ -5,7 +5,14 @@ import json
 import pytest
 
 from worker.engine.errors import UnsupportedModelError
-from worker.engine.families import SUPPORTED_FAMILIES, Geometry, check_family, geometry
+from worker.engine.families import (
+    ENCODER_DECODERS,
+    SUPPORTED_FAMILIES,
+    Geometry,
+    check_family,
+    check_method,
+    geometry,
+)
 
 LLAMA = {
     "model_type": "llama",
@@ -83,7 +90,10 @@ def test_geometry_fills_what_a_config_leaves_out_as_transformers_does(family):
     ("changes", "reason"),
     [
         ({"auto_map": {"AutoModelForCausalLM": "modeling.Model"}}, "own program code"),
-        ({"model_type": "t5", "is_encoder_decoder": True}, "encoder and writes with a decoder"),
+        ({"model_type": "t5", "architectures": ["T5EncoderModel"]}, "does not write text"),
+        ({"model_type": "bart", "architectures": ["BartForSequenceClassification"]}, "does not write text"),
+        ({"model_type": "mbart", "is_encoder_decoder": True}, "code of a language"),
+        ({"model_type": "marian", "is_encoder_decoder": True}, "not among those that were verified"),
         ({"model_type": "bloom"}, "no room for a prefix"),
         ({"model_type": "bert"}, "does not write any"),
         ({"model_type": "mamba"}, "not among those that were verified"),
@@ -96,6 +106,62 @@ def test_geometry_fills_what_a_config_leaves_out_as_transformers_does(family):
 def test_check_family_refuses_with_the_reason(changes, reason):
     with pytest.raises(UnsupportedModelError, match=reason):
         check_family({**LLAMA, **changes})
+
+
+@pytest.mark.parametrize("family", sorted(ENCODER_DECODERS))
+def test_geometry_of_an_encoder_decoder_equals_what_transformers_reads(family):
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[family](decoder_start_token_id=0)
+    stored = json.loads(config.to_json_string(use_diff=True))
+    check_family(stored)
+    found = geometry(stored)
+    decoder_layers = getattr(config, "num_decoder_layers", None) or config.decoder_layers
+    assert (found.num_encoder_layers, found.num_layers) == (config.num_hidden_layers, decoder_layers)
+    assert found.num_attentions == config.num_hidden_layers + 2 * decoder_layers
+    assert (found.num_kv_heads, found.hidden_size) == (config.num_attention_heads, config.hidden_size)
+    assert found.head_dim == (getattr(config, "d_kv", None) or config.hidden_size // config.num_attention_heads)
+    assert found.vocab_size == config.vocab_size
+
+
+T5 = {
+    "model_type": "t5",
+    "num_layers": 6,
+    "num_heads": 8,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "vocab_size": 32128,
+}
+
+
+def test_geometry_of_t5_takes_the_encoders_layers_for_the_decoder_and_its_trained_length():
+    found = geometry({**T5, "n_positions": 512})
+    assert (found.num_encoder_layers, found.num_layers, found.num_attentions) == (6, 6, 18)
+    assert (found.context_length, found.learned_positions, found.intermediate_size) == (512, False, 2048)
+    assert geometry(T5).context_length == 512
+    assert found.prefix_parameters("prefix-tuning", 10) == 10 * 18 * 2 * 8 * 64
+
+
+def test_a_row_of_an_encoder_decoder_fits_where_prompt_and_answer_fit_each():
+    found = geometry(T5)
+    assert found.fits(512, 511, 200)
+    assert not found.fits(513, 1, 0)
+    assert not found.fits(1, 512, 0)
+
+
+def test_bart_is_accepted_as_it_is_published_and_refused_with_unequal_heads():
+    bart = {"model_type": "bart", "architectures": ["BartModel"], "is_encoder_decoder": True}
+    check_family({**bart, "encoder_attention_heads": 16, "decoder_attention_heads": 16})
+    with pytest.raises(UnsupportedModelError, match="16 attention heads and its decoder 8"):
+        check_family({**bart, "encoder_attention_heads": 16, "decoder_attention_heads": 8})
+
+
+def test_prompt_tuning_of_an_encoder_decoder_is_refused():
+    with pytest.raises(UnsupportedModelError, match="Choose prefix tuning"):
+        check_method(geometry(T5), "prompt-tuning")
+    check_method(geometry(T5), "prefix-tuning")
+    check_method(geometry(LLAMA), "prompt-tuning")
 
 
 def test_check_family_names_the_families_that_work():

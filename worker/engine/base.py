@@ -7,9 +7,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from worker.engine.attention import install
+from worker.engine.encoder_decoder import decoder_start_ids
 from worker.engine.errors import UnsupportedModelError
 from worker.engine.families import Geometry, check_family, geometry
 from worker.engine.recipe import Precision
@@ -22,11 +29,12 @@ class LoadedBase:
     """A base model ready for prefixes: frozen, in eval mode, with our attention installed.
 
     Attributes:
-        model: The causal language model.
+        model: The causal language model, or encoder-decoder.
         tokenizer: Its tokenizer; `pad_token` is always set.
         geometry: Its measurements.
         device: Where it computes.
         dtype: Number format of its weights.
+        decoder_start_ids: What stands in front of every answer of an encoder-decoder; empty for other models.
     """
 
     model: PreTrainedModel
@@ -34,6 +42,7 @@ class LoadedBase:
     geometry: Geometry
     device: torch.device
     dtype: torch.dtype
+    decoder_start_ids: tuple[int, ...] = ()
 
     @property
     def num_parameters(self) -> int:
@@ -61,7 +70,9 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
         )
     target = choose_device(device)
     number_format = choose_dtype(dtype, target)
-    model = AutoModelForCausalLM.from_pretrained(
+    measured = geometry(config)
+    auto_class = AutoModelForSeq2SeqLM if measured.has_encoder else AutoModelForCausalLM
+    model = auto_class.from_pretrained(
         folder,
         dtype=number_format,
         attn_implementation="eager",
@@ -70,7 +81,7 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
         local_files_only=True,
     )
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return prepare_base(model.to(target), tokenizer, geometry(config))
+    return prepare_base(model.to(target), tokenizer, measured)
 
 
 def prepare_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, measured: Geometry) -> LoadedBase:
@@ -85,7 +96,8 @@ def prepare_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mea
     install(model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return LoadedBase(model, tokenizer, measured, model.device, model.dtype)
+    start_ids = decoder_start_ids(model, tokenizer)
+    return LoadedBase(model, tokenizer, measured, model.device, model.dtype, start_ids)
 
 
 def choose_device(wish: str = "auto") -> torch.device:

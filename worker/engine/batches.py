@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,6 +11,38 @@ from worker.engine.example import Example
 
 GROUP_SIZE = 32
 """Batches whose rows are sorted by length together: rows of a batch are of like length, yet the order stays random."""
+
+
+MAX_MICRO_ROWS = 256
+MAX_MICRO_TOKENS = 4096
+"""Rows, and tokens with padding, that are computed at once at most."""
+
+
+class SlotRow(NamedTuple):
+    """A row and the prefix that learns from it."""
+
+    slot: int
+    example: Example
+
+
+def micro_batches(rows: Sequence[SlotRow], max_rows: int, max_tokens: int) -> list[list[SlotRow]]:
+    """Parts of a pass that are computed at once: rows of like length, whichever prefix they belong to.
+
+    Args:
+        rows: Of all prefixes.
+        max_rows: Rows of a part at most.
+        max_tokens: Tokens of a part with padding at most, unless one row is longer.
+
+    Returns:
+        Every row once; the rows of a part are ordered by prefix.
+    """
+    parts: list[list[SlotRow]] = [[]]
+    for row in sorted(rows, key=lambda row: len(row.example)):
+        is_full = len(parts[-1]) >= max_rows or (len(parts[-1]) + 1) * len(row.example) > max_tokens
+        if parts[-1] and is_full:
+            parts.append([])
+        parts[-1].append(row)
+    return [sorted(part, key=lambda row: row.slot) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -22,6 +55,8 @@ class Batch:
         columns: `[N]` column whose hidden state predicts it: the one before it.
         labels: `[N]` the target tokens.
         num_tokens: Real tokens, padding left out.
+        attention_mask: `[B, T]`, 1 for a token; only where an encoder, which sees all of it, reads `input_ids`.
+        decoder_input_ids: `[B, U]`, the answers as a decoder of their own reads them; then `columns` count in these.
     """
 
     input_ids: Tensor
@@ -29,16 +64,29 @@ class Batch:
     columns: Tensor
     labels: Tensor
     num_tokens: int
+    attention_mask: Tensor | None = None
+    decoder_input_ids: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
         tensors = (self.input_ids, self.rows, self.columns, self.labels)
         input_ids, rows, columns, labels = (tensor.to(device) for tensor in tensors)
-        return Batch(input_ids, rows, columns, labels, self.num_tokens)
+        more = (
+            None if tensor is None else tensor.to(device) for tensor in (self.attention_mask, self.decoder_input_ids)
+        )
+        return Batch(input_ids, rows, columns, labels, self.num_tokens, *more)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """Pads rows on the right and lists their target positions."""
+def collate(examples: Sequence[Example], start_ids: Sequence[int] = ()) -> Batch:
+    """Pads rows on the right and lists their target positions.
+
+    Args:
+        examples: At least one row.
+        start_ids: Of an encoder-decoder (`LoadedBase.decoder_start_ids`): the encoder gets the prompts, and the decoder
+            these in front of the targets.
+    """
+    if start_ids:
+        return _collate_apart(examples, tuple(start_ids))
     longest = max(len(example) for example in examples)
     input_ids = torch.zeros(len(examples), longest, dtype=torch.long)
     rows: list[int] = []
@@ -52,6 +100,26 @@ def collate(examples: Sequence[Example]) -> Batch:
         labels += example.target_ids
     num_tokens = sum(len(example) for example in examples)
     return Batch(input_ids, torch.tensor(rows), torch.tensor(columns), torch.tensor(labels), num_tokens)
+
+
+def _collate_apart(examples: Sequence[Example], start_ids: tuple[int, ...]) -> Batch:
+    targets = [example.target_ids for example in examples]
+    lengths = [len(example.prompt_ids) for example in examples]
+    first = len(start_ids) - 1
+    return Batch(
+        input_ids=_padded([example.prompt_ids for example in examples]),
+        rows=torch.tensor([row for row, target in enumerate(targets) for _ in target]),
+        columns=torch.tensor([first + column for target in targets for column in range(len(target))]),
+        labels=torch.tensor([token for target in targets for token in target]),
+        num_tokens=sum(len(example) for example in examples),
+        attention_mask=_padded([(1,) * length for length in lengths]),
+        decoder_input_ids=_padded([start_ids + target[:-1] for target in targets]),
+    )
+
+
+def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
+    longest = max(len(row) for row in rows)
+    return torch.tensor([row + (0,) * (longest - len(row)) for row in rows])
 
 
 class BatchOrder:

@@ -33,13 +33,13 @@ def decoder_start_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     """What stands in front of every answer: the decoder's start token, and what the tokenizer puts before a text.
 
     Nothing for a model that only decodes: there the prompt stands in front. BART's answers begin with both its end
-    and its start token, T5's with the padding token alone.
+    and its start token, T5's with the padding token alone (also
+    where an old config.json does not say so).
     """
     if not model.config.is_encoder_decoder:
         return ()
-    start = model.generation_config.decoder_start_token_id
-    if start is None:
-        start = model.config.decoder_start_token_id
+    named = (model.generation_config.decoder_start_token_id, getattr(model.config, "decoder_start_token_id", None))
+    start = next((token for token in (*named, model.config.pad_token_id) if token is not None), 0)
     special = list(tokenizer("").input_ids)
     before = special[: special.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in special else []
     return (int(start), *before)

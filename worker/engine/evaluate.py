@@ -47,7 +47,8 @@ def evaluate(base: LoadedBase, bank: PrefixBank | None, examples: Sequence[Examp
         OutOfMemoryError: Not even one row fits into memory.
     """
     length = bank.lengths[0] if bank is not None else 0
-    fitting = [example for example in examples if len(example) + length <= base.geometry.context_length]
+    fits = base.geometry.fits
+    fitting = [row for row in examples if fits(len(row.prompt_ids), len(row.target_ids), length)]
     if not fitting:
         raise ContextOverflowError(
             f"None of the {len(examples)} validation rows fits into the model's context of "
@@ -69,7 +70,7 @@ def evaluate(base: LoadedBase, bank: PrefixBank | None, examples: Sequence[Examp
 def _mean_loss(base: LoadedBase, bank: PrefixBank | None, examples: Sequence[Example], max_tokens: int) -> float:
     total = torch.zeros((), dtype=torch.float64)
     for rows in token_batches(examples, max_tokens):
-        total += target_loss(base.model, bank, collate(rows).to(base.device)).cpu().double()
+        total += target_loss(base.model, bank, collate(rows, base.decoder_start_ids).to(base.device)).cpu().double()
     return float(total) / sum(len(example.target_ids) for example in examples)
 
 

@@ -30,10 +30,24 @@ SUPPORTED_FAMILIES: dict[str, str] = {
 }
 """`model_type` to the name people know; each gives the same logits with a prefix as PEFT does."""
 
+ENCODER_DECODERS: dict[str, str] = {
+    "t5": "T5 and Flan-T5",
+    "mt5": "mT5",
+    "bart": "BART",
+    "pegasus": "Pegasus",
+}
+"""The same for models that read with an encoder and write with a decoder; PEFT holds no prefix of theirs."""
+
 OTHER_ATTENTION = {"bloom", "mpt", "falcon", "gptj", "gpt_neo", "codegen", "deberta_v2"}
 """Families whose attention does not go through transformers' interface, so that no prefix can be put in front."""
 
 ENCODERS = {"bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "albert"}
+
+LANGUAGE_CODES = {"mbart", "m2m_100", "plbart", "nllb-moe"}
+"""Encoder-decoders that expect the code of a language with every text."""
+
+TRAINED_LENGTH = 512
+"""Tokens that T5 and its kin were trained with; their config.json often names no limit, because they have none."""
 
 LEARNED_POSITIONS = {"gpt2", "opt", "gpt_bigcode"}
 """Families with a table of position vectors: a prefix of P tokens takes P of its rows."""
@@ -47,6 +61,15 @@ CONFIG_NAMES: dict[str, tuple[str, ...]] = {
 }
 """Our name of a measurement to its names in config.json."""
 
+SEQ2SEQ_NAMES: dict[str, tuple[str, ...]] = {
+    "num_encoder_layers": ("encoder_layers", "num_layers"),
+    "num_layers": ("decoder_layers", "num_decoder_layers", "num_layers"),
+    "num_heads": ("decoder_attention_heads", "num_heads"),
+    "hidden_size": ("d_model",),
+    "vocab_size": ("vocab_size",),
+}
+"""The same for encoder-decoders."""
+
 CLASS_DEFAULTS: dict[str, dict[str, int]] = {
     "mistral": {"num_key_value_heads": 8},
     "qwen3": {"head_dim": 128},
@@ -59,6 +82,9 @@ CLASS_DEFAULTS: dict[str, dict[str, int]] = {
 }
 """What transformers assumes where a config.json leaves a number out; everything else follows from the heads."""
 
+MAX_START_TOKENS = 2
+"""Tokens in front of an encoder-decoder's answer."""
+
 MAX_MEASUREMENT = 10_000_000
 """No measurement of a real model comes near it; guards arithmetic against a made-up config."""
 
@@ -68,15 +94,16 @@ class Geometry:
     """The measurements of a base model that a prefix depends on.
 
     Attributes:
-        num_layers: Decoder layers L.
+        num_layers: Decoder layers.
         num_kv_heads: Key/value heads H_kv of a layer.
         head_dim: Width D of a head.
         hidden_size: Width of the residual stream, and of an input vector.
         vocab_size: Entries of the vocabulary.
-        context_length: Positions that the model takes, prefix included.
+        context_length: Positions that the model takes, prefix included; with an encoder of prompt and answer each.
         learned_positions: Whether positions are vectors in a table, so that the context is a hard limit.
         num_heads: Query heads of a layer.
         intermediate_size: Width of the feed-forward block (of all active experts together).
+        num_encoder_layers: Layers of an encoder-decoder's encoder; 0 for a model that only decodes.
     """
 
     num_layers: int
@@ -88,6 +115,23 @@ class Geometry:
     learned_positions: bool = False
     num_heads: int = 1
     intermediate_size: int = 0
+    num_encoder_layers: int = 0
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the prompt is read by an encoder and the answer written by a decoder."""
+        return self.num_encoder_layers > 0
+
+    @property
+    def num_attentions(self) -> int:
+        """Attentions that a prefix stands in front of, L: one a layer, two a layer in a decoder with an encoder."""
+        return self.num_encoder_layers + self.num_layers * (2 if self.has_encoder else 1)
+
+    def fits(self, num_prompt_tokens: int, num_target_tokens: int, num_virtual_tokens: int) -> bool:
+        """Whether a row fits into the context; in an encoder-decoder prompt and answer have one each, and no prefix."""
+        if self.has_encoder:
+            return max(num_prompt_tokens, num_target_tokens + MAX_START_TOKENS - 1) <= self.context_length
+        return num_prompt_tokens + num_target_tokens + num_virtual_tokens <= self.context_length
 
     def prefix_parameters(self, method: str, num_virtual_tokens: int) -> int:
         """How many numbers a prefix of that length holds.
@@ -98,7 +142,7 @@ class Geometry:
         """
         if method == "prompt-tuning":
             return num_virtual_tokens * self.hidden_size
-        return num_virtual_tokens * self.num_layers * 2 * self.num_kv_heads * self.head_dim
+        return num_virtual_tokens * self.num_attentions * 2 * self.num_kv_heads * self.head_dim
 
 
 def check_family(config: Mapping[str, Any]) -> None:
@@ -116,9 +160,7 @@ def check_family(config: Mapping[str, Any]) -> None:
             "This model brings its own program code (auto_map in config.json), which is never run here. "
             "Choose a model of a family that transformers knows by itself."
         )
-    if config.get("is_encoder_decoder"):
-        raise UnsupportedModelError(_refusal(family, "reads with an encoder and writes with a decoder"))
-    if family not in SUPPORTED_FAMILIES:
+    if family not in SUPPORTED_FAMILIES and family not in ENCODER_DECODERS:
         raise UnsupportedModelError(_refusal(family, _reason(family)))
     if config.get("quantization_config"):
         raise UnsupportedModelError(
@@ -126,6 +168,29 @@ def check_family(config: Mapping[str, Any]) -> None:
             "Choose the same model in float16, bfloat16 or float32."
         )
     _check_head(config)
+    heads = [config.get(f"{stack}_attention_heads") for stack in ("encoder", "decoder")]
+    if heads[0] != heads[1]:
+        raise UnsupportedModelError(
+            f"The encoder of this model has {heads[0]} attention heads and its decoder {heads[1]}; expected as many. "
+            "Choose another model of the same family."
+        )
+
+
+def check_method(measured: Geometry, method: str) -> None:
+    """Refuses a method that a base cannot be trained with.
+
+    Args:
+        measured: Measurements of the base.
+        method: `prefix-tuning` or `prompt-tuning`.
+
+    Raises:
+        UnsupportedModelError: Prompt tuning of an encoder-decoder: its encoder reads in both directions, so no keys and
+            values can be computed beforehand from vectors at its input.
+    """
+    if measured.has_encoder and method == "prompt-tuning":
+        raise UnsupportedModelError(
+            "Prompt tuning works with models that only decode, and this base has an encoder. Choose prefix tuning."
+        )
 
 
 def geometry(config: Mapping[str, Any]) -> Geometry:
@@ -138,6 +203,8 @@ def geometry(config: Mapping[str, Any]) -> Geometry:
         UnsupportedModelError: A measurement is missing or impossible.
     """
     family = str(config.get("model_type") or "")
+    if family in ENCODER_DECODERS:
+        return _seq2seq_geometry(config)
     found = {name: _measurement(config, name, keys) for name, keys in CONFIG_NAMES.items()}
     defaults = CLASS_DEFAULTS.get(family, {})
     num_kv_heads = _optional(config, "num_key_value_heads", defaults.get("num_key_value_heads", found["num_heads"]))
@@ -157,9 +224,28 @@ def geometry(config: Mapping[str, Any]) -> Geometry:
     )
 
 
+def _seq2seq_geometry(config: Mapping[str, Any]) -> Geometry:
+    found = {name: _measurement(config, name, keys) for name, keys in SEQ2SEQ_NAMES.items()}
+    has_table = "max_position_embeddings" in config
+    context_length = _optional(config, "n_positions", TRAINED_LENGTH)
+    return Geometry(
+        num_layers=found["num_layers"],
+        num_kv_heads=found["num_heads"],
+        head_dim=_optional(config, "d_kv", max(found["hidden_size"] // found["num_heads"], 1)),
+        hidden_size=found["hidden_size"],
+        vocab_size=found["vocab_size"],
+        context_length=_optional(config, "max_position_embeddings", context_length),
+        learned_positions=has_table,
+        num_heads=found["num_heads"],
+        intermediate_size=_feed_forward(config, found["hidden_size"]),
+        num_encoder_layers=found["num_encoder_layers"],
+    )
+
+
 def _refusal(family: str, reason: str) -> str:
     named = f"A model of type {family!r}" if family else "A model without a model_type in its config.json"
-    return f"{named} {reason}. These families work: {', '.join(SUPPORTED_FAMILIES.values())}."
+    known = ", ".join([*SUPPORTED_FAMILIES.values(), *ENCODER_DECODERS.values()])
+    return f"{named} {reason}. These families work: {known}."
 
 
 def _reason(family: str) -> str:
@@ -167,6 +253,8 @@ def _reason(family: str) -> str:
         return "computes its attention in a way that leaves no room for a prefix"
     if family in ENCODERS:
         return "reads text but does not write any"
+    if family in LANGUAGE_CODES:
+        return "expects the code of a language with every text, which a table does not say"
     return "is not among those that were verified with a prefix"
 
 
@@ -174,10 +262,14 @@ def _check_head(config: Mapping[str, Any]) -> None:
     """A model saved without its language-model head would be given a random one, in silence."""
     classes = config.get("architectures")
     names = [str(name) for name in classes] if isinstance(classes, list) else []
-    if names and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+    heads: tuple[str, ...] = ("ForCausalLM", "LMHeadModel")
+    if config.get("model_type") in ENCODER_DECODERS:
+        # BART is published without its head's name: its head is its table of input vectors.
+        heads = ("ForConditionalGeneration", "LMHeadModel", "BartModel")
+    if names and not any(name.endswith(heads) for name in names):
         raise UnsupportedModelError(
-            f"This model was saved as {names[0]}, which does not write text; expected one saved for causal language "
-            "modelling. Choose the original model that it was made from."
+            f"This model was saved as {names[0]}, which does not write text; expected one saved for writing "
+            "text. Choose the original model that it was made from."
         )
     embedding = config.get("word_embed_proj_dim")
     if embedding is not None and embedding != config.get("hidden_size"):
@@ -205,7 +297,7 @@ def _feed_forward(config: Mapping[str, Any], hidden_size: int) -> int:
     expert_size = config.get("moe_intermediate_size")
     if isinstance(experts, int) and isinstance(expert_size, int):
         return _checked(experts * expert_size, "moe_intermediate_size")
-    for key in ("intermediate_size", "n_inner", "ffn_dim"):
+    for key in ("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "d_ff"):
         if config.get(key) is not None:
             return _checked(config[key], key)
     return 4 * hidden_size

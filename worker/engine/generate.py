@@ -6,16 +6,17 @@ ended leaves the batch.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from worker.engine.attention import attending
-from worker.engine.bank import NO_PREFIX, PrefixBank, position_ids_for
+from worker.engine.bank import NO_PREFIX, PrefixBank
 from worker.engine.base import LoadedBase
+from worker.engine.continuation import continue_prompts
 from worker.engine.detokenise import Detokeniser, StopFilter
+from worker.engine.errors import ContextOverflowError
+from worker.engine.families import MAX_START_TOKENS
 from worker.engine.sampling import Sampler
 from worker.engine.tokens import check_context
 
@@ -92,15 +93,19 @@ def stream(
     Yields:
         Per step one event for each row that has not ended.
     """
-    batch = _Batch(base, bank, rows)
+    under_way = [_Row(index, row, base) for index, row in enumerate(rows)]
+    continuation = continue_prompts(base, bank, [row.prompt_ids for row in rows], [row.slot for row in rows])
     is_first = True
-    while batch.rows and not (cancelled is not None and cancelled()):
-        logits = batch.forward()
+    while under_way and not (cancelled is not None and cancelled()):
+        logits = continuation.next_logits()
         if is_first and observe_first is not None:
             observe_first(logits)
         is_first = False
-        events = [row.accept(row_logits) for row, row_logits in zip(batch.rows, logits, strict=True)]
-        batch.go_on(events)
+        events = [row.accept(row_logits) for row, row_logits in zip(under_way, logits, strict=True)]
+        kept = [place for place, event in enumerate(events) if event.finish_reason is None]
+        under_way = [under_way[place] for place in kept]
+        if kept:
+            continuation.go_on([events[place].token_id for place in kept], kept)
         yield events
 
 
@@ -119,7 +124,10 @@ def untouched_logits(base: LoadedBase, prompt_ids: Sequence[int], attention: str
     base.model.set_attn_implementation(attention)
     try:
         input_ids = torch.tensor([list(prompt_ids)], device=base.device)
-        logits: Tensor = base.model(input_ids=input_ids, use_cache=False, logits_to_keep=1).logits[0, -1]
+        more: dict[str, Any] = {"logits_to_keep": 1}
+        if base.geometry.has_encoder:
+            more = {"decoder_input_ids": torch.tensor([list(base.decoder_start_ids)], device=base.device)}
+        logits: Tensor = base.model(input_ids=input_ids, use_cache=False, **more).logits[0, -1]
         return logits
     finally:
         base.model.set_attn_implementation(ours)
@@ -132,12 +140,36 @@ def end_ids(base: LoadedBase, *more: int | None) -> frozenset[int]:
     return frozenset(int(end) for end in (*listed, base.tokenizer.eos_token_id, *more) if end is not None)
 
 
-def cap_new_tokens(num_prompt_tokens: int, num_virtual_tokens: int, wish: int, context_length: int | None) -> int:
+def cap_new_tokens(
+    num_prompt_tokens: int,
+    num_virtual_tokens: int,
+    wish: int,
+    context_length: int | None,
+    *,
+    has_encoder: bool = False,
+) -> int:
     """How many tokens may be generated: the wish, or what the context has room for.
+
+    Args:
+        num_prompt_tokens: Tokens of the prompt.
+        num_virtual_tokens: Length P of the prefix; 0 without one.
+        wish: Tokens that are asked for.
+        context_length: Positions of the model; None where it names no limit.
+        has_encoder: Whether an encoder reads the prompt (`Geometry.has_encoder`), so that the answer has a context of
+            its own and the prefix takes none of either.
 
     Raises:
         ContextOverflowError: There is no room for a single one.
     """
+    if has_encoder:
+        if context_length is None:
+            return wish
+        if num_prompt_tokens > context_length:
+            raise ContextOverflowError(
+                f"The prompt has {num_prompt_tokens:,} tokens, and this model's encoder reads {context_length:,}. "
+                "Shorten the prompt."
+            )
+        return min(wish, context_length - MAX_START_TOKENS + 1)
     check_context(
         num_prompt_tokens,
         num_target_tokens=1,
@@ -150,11 +182,12 @@ def cap_new_tokens(num_prompt_tokens: int, num_virtual_tokens: int, wish: int, c
 class _Row:
     """One row on its way: its draws, its text, its count."""
 
-    def __init__(self, index: int, row: GenerationRow, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, index: int, row: GenerationRow, base: LoadedBase) -> None:
         self.index = index
         self.row = row
         self._sampler = Sampler(row.temperature, row.top_p, row.seed)
-        self._text = Detokeniser(tokenizer, row.prompt_ids)
+        # What an encoder has read stands in front of no answer.
+        self._text = Detokeniser(base.tokenizer, base.decoder_start_ids or row.prompt_ids)
         self._stop = StopFilter(row.stop)
         self._num_tokens = 0
 
@@ -170,52 +203,3 @@ class _Row:
             shown += self._stop.flush()
         reason: FinishReason | None = "stop" if is_stopped or is_end else "length" if is_last else None
         return TokenEvent(self.index, choice.token_id, shown, reason, choice.logprob)
-
-
-class _Batch:
-    """The rows that have not ended, with their cache."""
-
-    def __init__(self, base: LoadedBase, bank: PrefixBank | None, rows: Sequence[GenerationRow]) -> None:
-        self.rows = [_Row(index, row, base.tokenizer) for index, row in enumerate(rows)]
-        self._base = base
-        self._bank = bank
-        # Without the config every layer keeps all its keys, so that masks have one width; windows are in the masks.
-        self._cache = DynamicCache()
-        longest = max((len(row.prompt_ids) for row in rows), default=0)
-        padded = [[0] * (longest - len(row.prompt_ids)) + list(row.prompt_ids) for row in rows]
-        mask = [[0] * (longest - len(row.prompt_ids)) + [1] * len(row.prompt_ids) for row in rows]
-        self._input_ids = torch.tensor(padded, device=base.device)
-        self._mask = torch.tensor(mask, device=base.device)
-
-    @torch.inference_mode()
-    def forward(self) -> Tensor:
-        """Logits `[rows, V]` of each row's next token."""
-        slots = [row.row.slot for row in self.rows]
-        positions = position_ids_for(self._mask, self._bank, slots)[:, -self._input_ids.shape[1] :]
-        with attending(self._base.model, self._bank, slots):
-            output = self._base.model(
-                input_ids=self._input_ids,
-                attention_mask=self._mask,
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-    @torch.inference_mode()
-    def go_on(self, events: Sequence[TokenEvent]) -> None:
-        """Puts the chosen tokens behind their rows, and lets the ended rows go."""
-        kept = [index for index, event in enumerate(events) if event.finish_reason is None]
-        if not kept:
-            self.rows = []
-            return
-        device = self._base.device
-        self._input_ids = torch.tensor([[events[index].token_id] for index in kept], device=device)
-        if len(kept) < len(self.rows):
-            indices = torch.tensor(kept, device=device)
-            self._cache.batch_select_indices(indices)
-            self._mask = self._mask[indices]
-            self.rows = [self.rows[index] for index in kept]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), 1)], dim=1)

@@ -8,6 +8,7 @@ from torch import Tensor
 from worker.engine.attention import attending, recording
 from worker.engine.base import LoadedBase
 from worker.engine.errors import InvalidRecipeError
+from worker.engine.families import check_method
 from worker.engine.recipe import Recipe
 
 NUM_SAMPLED_TOKENS = 64
@@ -29,6 +30,7 @@ def initial_numbers(base: LoadedBase, recipe: Recipe, init_ids: Sequence[int]) -
     Source: Li and Liang 2021, arXiv 2101.00190, section 7.4: real activations beat random numbers, most with few rows.
     """
     assert recipe.num_virtual_tokens is not None
+    check_method(base.geometry, recipe.method)
     length = recipe.num_virtual_tokens
     if recipe.init == "random":
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -55,11 +57,19 @@ def stretch(ids: Sequence[int], length: int) -> list[int]:
 
 @torch.no_grad()
 def text_kv(base: LoadedBase, ids: Sequence[int]) -> Tensor:
-    """Keys and values of a text at positions 0 and up, as fp32 `[L, 2, H_kv, T, D]`."""
+    """Keys and values of a text at positions 0 and up, as fp32 `[L, 2, H_kv, T, D]`.
+
+    In an encoder-decoder those of the encoder that reads the text, of the decoder that writes it as its answer, and of
+    the decoder that looks at what the encoder read.
+    """
     input_ids = torch.tensor([list(ids)], device=base.device)
-    position_ids = torch.arange(len(ids), device=base.device).unsqueeze(0)
+    if base.geometry.has_encoder:
+        written = [*base.decoder_start_ids, *ids][: len(ids)]
+        inputs = {"decoder_input_ids": torch.tensor([written], device=base.device)}
+    else:
+        inputs = {"position_ids": torch.arange(len(ids), device=base.device).unsqueeze(0)}
     with attending(base.model, None, ()), recording(base.model) as recorded:
-        base.model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        base.model.base_model(input_ids=input_ids, **inputs, use_cache=False)
     return recorded.stacked()[0].float()
 
 

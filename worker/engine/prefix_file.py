@@ -209,7 +209,7 @@ def _to_table(prefix: PrefixArray) -> NDArray[np.float32]:
 def _from_table(table: NDArray[np.float32], method: Method, geometry: Geometry) -> NDArray[np.float32]:
     if method == "prompt-tuning":
         return table
-    shape = (len(table), geometry.num_layers, 2, geometry.num_kv_heads, geometry.head_dim)
+    shape = (len(table), geometry.num_attentions, 2, geometry.num_kv_heads, geometry.head_dim)
     return np.ascontiguousarray(table.reshape(shape).transpose(1, 2, 3, 0, 4))
 
 

@@ -120,20 +120,23 @@ def encode_prompt(
     return raw_prompt_ids(tokenizer, BLANK_LINE.join([*parts, join_plain(prompt, "")[0]]))
 
 
-def encode_example(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, row: Mapping[str, str]) -> Example:
+def encode_example(
+    tokenizer: PreTrainedTokenizerBase, rendering: Rendering, row: Mapping[str, str], *, has_encoder: bool = False
+) -> Example:
     """A training row as ids: prompt and answer tokenised apart, the end token last.
 
     Args:
         tokenizer: Tokenizer of the base.
         rendering: Template, target column and kind.
         row: Column name to cell text.
+        has_encoder: Whether prompt and answer stay apart (`Geometry.has_encoder`), so that no space comes between.
 
     Raises:
         InvalidTemplateError: The row lacks a column.
         ChatTemplateError: The template refuses the message.
     """
     prompt, target = render_row(rendering, row)
-    if rendering.kind == "plain":
+    if rendering.kind == "plain" and not has_encoder:
         target = join_plain(prompt, target)[1]
     return Example(
         prompt_ids=tuple(encode_prompt(tokenizer, rendering, prompt)),
@@ -200,18 +203,22 @@ def initialisation_ids(
     rendering: Rendering,
     rows: Sequence[Mapping[str, str]],
     num_virtual_tokens: int,
+    *,
+    has_encoder: bool = False,
 ) -> list[int]:
     """The text that a prefix starts from, as exactly `num_virtual_tokens` ids.
 
     The instruction with the default special tokens and a blank line, as the written baseline has it, then the training
     rows as they are trained on, from the first one again where they are too few. A start token that the tokenizer puts
-    before every text stands only at the very front.
+    before every text stands only at the very front. For an encoder, which reads all of it as one text, without the end
+    tokens in between.
 
     Args:
         tokenizer: Tokenizer of the base.
         rendering: Template, target, instruction and kind.
         rows: The training part.
         num_virtual_tokens: Length P of the prefix.
+        has_encoder: Whether an encoder reads it.
 
     Raises:
         InvalidRecipeError: There is neither an instruction nor a row.
@@ -222,7 +229,10 @@ def initialisation_ids(
             "There is neither an instruction nor a row to start the prefix from. Write an instruction, or choose "
             "init 'random'."
         )
-    pieces = [_row_ids(tokenizer, rendering, row) for row in rows[:num_virtual_tokens]] or [list(ids)]
+    pieces = [_row_ids(tokenizer, rendering, row, has_encoder) for row in rows[:num_virtual_tokens]] or [list(ids)]
+    if has_encoder:
+        end = tokenizer.eos_token_id
+        ids, *pieces = [[each for each in piece if each != end] or piece for piece in (ids, *pieces)]
     start_ids = list(tokenizer("").input_ids[:1])
     for piece in cycle(pieces):
         if len(ids) >= num_virtual_tokens:
@@ -265,6 +275,8 @@ def _target_ids(tokenizer: PreTrainedTokenizerBase, kind: RenderingKind, target:
     return ids if end is None else [*ids, end]
 
 
-def _row_ids(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, row: Mapping[str, str]) -> list[int]:
-    example = encode_example(tokenizer, rendering, row)
+def _row_ids(
+    tokenizer: PreTrainedTokenizerBase, rendering: Rendering, row: Mapping[str, str], has_encoder: bool
+) -> list[int]:
+    example = encode_example(tokenizer, rendering, row, has_encoder=has_encoder)
     return [*example.prompt_ids, *example.target_ids]
