@@ -119,7 +119,10 @@ class Answerer:
         ids = self._questions[index].prompt_ids[arm]
         is_prefixed = arm == "prefix"
         length = self._bank.lengths[0] if is_prefixed else 0
-        room = cap_new_tokens(len(ids), length, self._max_new_tokens, self._base.geometry.context_length)
+        measured = self._base.geometry
+        room = cap_new_tokens(
+            len(ids), length, self._max_new_tokens, measured.context_length, has_encoder=measured.has_encoder
+        )
         slot = 0 if is_prefixed else NO_PREFIX
         return _Request(index, arm, GenerationRow(ids, slot, max_new_tokens=room, end_ids=self._ends))
 

@@ -69,10 +69,11 @@ def draw_questions(
         if prompt in seen:
             continue
         seen.add(prompt)
-        example = encode_example(base.tokenizer, rendering, row)
-        room = base.geometry.context_length - len(example.target_ids)
-        if len(example.prompt_ids) + num_virtual_tokens > room:
+        example = encode_example(base.tokenizer, rendering, row, has_encoder=base.geometry.has_encoder)
+        num_targets = len(example.target_ids)
+        if not base.geometry.fits(len(example.prompt_ids), num_targets, num_virtual_tokens):
             continue
+        room = base.geometry.context_length - (0 if base.geometry.has_encoder else num_targets)
         ids = _asked(base.tokenizer, rendering, prompt, shots, room)
         chosen.append(Question(prompt, expected.strip(), ids, len(example.target_ids)))
         if _is_enough(chosen):

@@ -135,7 +135,11 @@ def _row(resident: Resident, column: Column, slot: int, sampling: Sampling) -> G
         prompt_ids=tuple(prompt_ids),
         slot=slot,
         max_new_tokens=cap_new_tokens(
-            len(prompt_ids), num_virtual_tokens, sampling.max_tokens, base.geometry.context_length
+            len(prompt_ids),
+            num_virtual_tokens,
+            sampling.max_tokens,
+            base.geometry.context_length,
+            has_encoder=base.geometry.has_encoder,
         ),
         temperature=sampling.temperature,
         top_p=sampling.top_p,

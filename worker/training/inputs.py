@@ -136,13 +136,15 @@ def encode(task: Task, base: LoadedBase) -> Inputs:
         on_gpu=base.device.type == "cuda",
     )
     length = recipe.num_virtual_tokens or 0
-    encoded = [(row, encode_example(base.tokenizer, rendering, row)) for row in task.validation_rows]
-    fitting = [pair for pair in encoded if len(pair[1]) + length <= base.geometry.context_length]
+    apart = base.geometry.has_encoder
+    encoded = [(row, encode_example(base.tokenizer, rendering, row, has_encoder=apart)) for row in task.validation_rows]
+    fits = base.geometry.fits
+    fitting = [pair for pair in encoded if fits(len(pair[1].prompt_ids), len(pair[1].target_ids), length)]
     chosen = _draw(fitting, recipe.seed)
     return Inputs(
         recipe=recipe,
         rendering=rendering,
-        train=[encode_example(base.tokenizer, rendering, row) for row in task.train_rows],
+        train=[encode_example(base.tokenizer, rendering, row, has_encoder=apart) for row in task.train_rows],
         validation=[example for _, example in chosen],
         validation_rows=[row for row, _ in chosen],
         instructed=_in_context(base, rendering, chosen, "instruction") if rendering.instruction else [],
@@ -191,4 +193,4 @@ def _init_ids(task: Task, base: LoadedBase, recipe: Recipe, rendering: Rendering
     # Files often begin with rows that are alike; rows from all over say more about the task.
     length = recipe.num_virtual_tokens or 0
     rows = random.Random(recipe.seed).sample(task.train_rows, min(length, len(task.train_rows)))
-    return initialisation_ids(base.tokenizer, rendering, rows, length)
+    return initialisation_ids(base.tokenizer, rendering, rows, length, has_encoder=base.geometry.has_encoder)
