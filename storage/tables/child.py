@@ -17,6 +17,9 @@ from typing import Any
 
 from storage.disk import DiskFullError, refusing_full_disk
 from storage.errors import InvalidInputError, StudioError, TooLargeError
+from storage.tables.containers import unpacked
+from storage.tables.conversations import as_conversations
+from storage.tables.delimited import SEPARATOR_NAMES
 from storage.tables.detect import open_reader
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parts import assign_parts, common_columns
@@ -27,7 +30,14 @@ from storage.tables.writer import PartWriter
 
 RESULT_NAME = "result.json"
 POLL_S = 0.5
-FORMAT_NAMES = {"csv": "CSV", "tsv": "TSV", "json": "JSON", "jsonl": "JSON Lines", "parquet": "Parquet"}
+FORMAT_NAMES = {
+    "csv": "CSV",
+    "tsv": "TSV",
+    "json": "JSON",
+    "jsonl": "JSON Lines",
+    "parquet": "Parquet",
+    "xlsx": "Excel",
+}
 
 
 def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -45,11 +55,12 @@ def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """
     limits = Limits(**request["limits"])
     options = ReadOptions.from_dict(request["options"])
-    parts = assign_parts([file["name"] for file in request["files"]])
-    readers: dict[Part, TableReader] = {}
-    for part, index in parts.items():
-        file = request["files"][index]
-        readers[part] = open_reader(SourceFile(Path(file["path"]), file["name"], limits), options)
+    uploaded = [SourceFile(Path(file["path"]), file["name"], limits) for file in request["files"]]
+    sources = unpacked(uploaded, folder)
+    parts = assign_parts([source.name for source in sources])
+    readers: dict[Part, TableReader] = {
+        part: as_conversations(open_reader(sources[index], options)) for part, index in parts.items()
+    }
     columns = common_columns(list(readers.values()))
     digest = hashlib.sha256(json.dumps(columns).encode())
     num_rows: dict[Part, int] = {}
@@ -74,6 +85,12 @@ def _detected(readers: dict[Part, TableReader]) -> dict[str, Any]:
 def _description(detected: dict[str, Any]) -> str:
     """How the file was read, in a few words."""
     words = [FORMAT_NAMES[detected["format"]]]
+    if detected.get("kind") == "conversation":
+        words.insert(0, "conversations as")
+    if len(detected.get("choices", {}).get("sheet", [])) > 1:
+        words.append(f"sheet {detected['sheet']!r}")
+    if detected.get("delimiter", ",") not in ",\t":
+        words.append(f"separated by {SEPARATOR_NAMES.get(detected['delimiter'], repr(detected['delimiter']))}")
     if "encoding" in detected:
         words.append(f"in {detected['encoding'].upper().replace('-SIG', ' with a byte order mark')}")
     if "compression" in detected:

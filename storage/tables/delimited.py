@@ -8,6 +8,7 @@ from typing import Any
 from storage.errors import InvalidInputError, StudioError
 from storage.tables.dialect import (
     BACKSLASH,
+    DELIMITERS,
     DOUBLED,
     UNQUOTED,
     Quoting,
@@ -17,11 +18,12 @@ from storage.tables.dialect import (
     parse,
     sample_of,
 )
+from storage.tables.encoding import choices
 from storage.tables.limits import ReadOptions
 from storage.tables.readers import Cells, check_columns
 from storage.tables.sources import SourceFile
 
-SEPARATOR_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", " ": "space"}
+SEPARATOR_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", " ": "space", ":": "colon"}
 
 
 class DelimitedReader:
@@ -49,6 +51,11 @@ class DelimitedReader:
             "delimiter": self._delimiter,
             "header": self._has_header,
             "line_ends": _line_ends(sample),
+            "choices": {
+                "encoding": choices(encoding),
+                "delimiter": list(dict.fromkeys([self._delimiter, *DELIMITERS])),
+                "header": [True, False],
+            },
         }
 
     def columns(self) -> list[str]:

@@ -2,8 +2,10 @@
 
 import json
 import re
+from dataclasses import replace
 
 from storage.errors import InvalidInputError
+from storage.tables.containers import ZIP_MAGIC
 from storage.tables.delimited import DelimitedReader
 from storage.tables.encoding import detect_encoding
 from storage.tables.json_reader import JsonLayout, JsonReader
@@ -12,12 +14,12 @@ from storage.tables.limits import ReadOptions
 from storage.tables.parquet_reader import ParquetReader
 from storage.tables.readers import TableReader
 from storage.tables.sources import CHUNK_BYTES, GZIP_MAGIC, SourceFile
+from storage.tables.xlsx_reader import XlsxReader
 
-READABLE = "CSV, TSV, JSON, JSONL or Parquet"
+READABLE = "CSV, TSV, JSON, JSONL, Parquet or XLSX"
 
 FOREIGN_FORMATS = (
-    (b"PK\x03\x04", "an Excel workbook or a zip archive"),
-    (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook, or one with a password"),
     (b"%PDF", "a PDF"),
     (b"ARROW1", "an Arrow file"),
     (b"FEA1", "a Feather file"),
@@ -36,6 +38,7 @@ FOREIGN_FORMATS = (
 DELIMITED_ENDINGS = (".csv", ".tsv", ".tab")
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
+LAYOUTS: dict[str, JsonLayout] = {"[": "array", "{": "object"}
 MARKUP = ("<!doctype", "<html", "<?xml")
 
 
@@ -54,18 +57,18 @@ def open_reader(source: SourceFile, options: ReadOptions) -> TableReader:
     if not head:
         raise InvalidInputError(f"{source.name} is empty. Upload a file with a row of data on each line.")
     _refuse_foreign(source, head)
-    reader = _parquet(source) if head.startswith(b"PAR1") else _text_reader(source, options)
-    if source.is_gzip:
-        reader.detected["compression"] = "gzip"
+    reader = _reader(source, head, options)
+    if packing := source.packing or ("gzip" if source.is_gzip else ""):
+        reader.detected["compression"] = packing
     return reader
 
 
-def _parquet(source: SourceFile) -> TableReader:
-    if source.is_gzip:
-        raise InvalidInputError(
-            f"{source.name} is a Parquet file packed with gzip, which Parquet does by itself. Upload it unpacked."
-        )
-    return ParquetReader(source)
+def _reader(source: SourceFile, head: bytes, options: ReadOptions) -> TableReader:
+    if head.startswith(b"PAR1"):
+        return ParquetReader(source)
+    if head.startswith(ZIP_MAGIC):
+        return XlsxReader(source, options)
+    return _text_reader(source, options)
 
 
 def _refuse_foreign(source: SourceFile, head: bytes) -> None:
@@ -91,6 +94,11 @@ def _text_reader(source: SourceFile, options: ReadOptions) -> TableReader:
         raise InvalidInputError(
             f"{source.name} is a web page or XML, not a table. Save the table as {READABLE}, then upload that."
         )
+    if options.format in ("csv", "tsv"):
+        told = options if options.format == "csv" or options.delimiter else replace(options, delimiter="\t")
+        return DelimitedReader(source, encoding, told)
+    if options.format in ("json", "jsonl"):
+        return JsonReader(source, encoding, "lines" if options.format == "jsonl" else LAYOUTS.get(start[0], "array"))
     if layout := _json_layout(source, start):
         return JsonReader(source, encoding, layout)
     return DelimitedReader(source, encoding, options)

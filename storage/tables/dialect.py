@@ -11,6 +11,9 @@ from typing import Any
 from storage.tables.column_names import INPUT_NAMES, OTHER_NAMES, TARGET_NAMES, simple
 
 DELIMITERS = (",", "\t", ";", "|")
+RARE_DELIMITERS = ("^", "~", "\x1f", "\x01", "¦", "§", "#", ":")
+"""Tried where none of the usual ones makes columns, and taken only where it cuts every line alike."""
+
 SAMPLE_LINES = 400
 SAMPLE_CHARACTERS = 400_000
 
@@ -52,7 +55,11 @@ def sample_of(lines: Iterable[str]) -> list[str]:
 def guess_delimiter(sample: list[str]) -> str:
     """The separator that cuts most rows into as many fields as the first; a comma where none cuts any."""
     scores = {delimiter: _consistency(sample, delimiter) for delimiter in DELIMITERS}
-    return max(DELIMITERS, key=lambda delimiter: scores[delimiter])
+    best = max(DELIMITERS, key=lambda delimiter: scores[delimiter])
+    if scores[best][0] < 0.5 and len(sample) > 2:
+        rare = next((each for each in RARE_DELIMITERS if _consistency(sample, each)[0] == 1.0), None)
+        return rare or best
+    return best
 
 
 def _consistency(sample: list[str], delimiter: str) -> tuple[float, int]:

@@ -34,6 +34,11 @@ WESTERN = re.compile(
 FOREIGN_LETTERS = re.compile(r"[\u00c0-\u00ff]+")
 
 
+def choices(detected: str) -> list[str]:
+    """Encodings that a user may choose from, the one that was found first."""
+    return list(dict.fromkeys([detected, "utf-8", "utf-16", "cp1252", "latin-1", *LEGACY_ENCODINGS[1:]]))
+
+
 def detect_encoding(source: SourceFile) -> str:
     """Name of the encoding that reads the whole file.
 

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from storage.errors import InvalidInputError, TooLargeError
+from storage.tables.encoding import choices
 from storage.tables.json_values import array_items, decode
 from storage.tables.readers import Cells, check_columns
 from storage.tables.records import Shape, flatten, places
@@ -13,7 +14,6 @@ from storage.tables.sources import SourceFile
 JsonLayout = Literal["array", "lines", "object"]
 
 KINDS = {str: "text", bool: "true or false", list: "a list", type(None): "null"}
-CHAT_FIELDS = ("messages", "conversations", "conversation")
 
 
 class JsonReader:
@@ -31,6 +31,7 @@ class JsonReader:
         self._layout: JsonLayout = layout
         name = "jsonl" if layout == "lines" else "json"
         self.detected: dict[str, Any] = {"format": name, "encoding": encoding, "layout": layout}
+        self.detected["choices"] = {"encoding": choices(encoding), "format": [name, "csv"]}
 
     def columns(self) -> list[str]:
         """Names of its columns: the fields of all its records, those of nested objects with a dot."""
@@ -52,16 +53,11 @@ class JsonReader:
         for row, record in enumerate(self._records(), start=1):
             for name, value in record.items():
                 if name not in fields:
-                    self._check_field(name, value, row, len(fields))
+                    self._check_field(row, len(fields))
                 fields.setdefault(name, Shape()).add(value, limits.max_depth)
         return fields
 
-    def _check_field(self, name: str, value: Any, row: int, num_fields: int) -> None:
-        if name in CHAT_FIELDS and isinstance(value, list):
-            raise InvalidInputError(
-                f"The rows of {self.source.name} are conversations ({name!r}), which cannot be read yet. Save them "
-                'with one field for the prompt and one for the answer, such as {"prompt": "…", "completion": "…"}.'
-            )
+    def _check_field(self, row: int, num_fields: int) -> None:
         if num_fields >= self.source.limits.max_columns:
             raise InvalidInputError(
                 f"The rows of {self.source.name} have more than {self.source.limits.max_columns} different fields by "

@@ -10,6 +10,8 @@ UNPACKED_FLOOR_BYTES = 64_000_000
 UNPACKED_RATIO = 100
 """Tables of texts shrink by a factor of 3 to 20 when they are compressed; a bomb shrinks by thousands."""
 
+TEXT_FORMATS = ("csv", "tsv", "json", "jsonl")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -52,6 +54,8 @@ class ReadOptions:
         encoding: Name of a text encoding, such as `cp1252`.
         delimiter: The one character between two fields.
         header: Whether the first line names the columns.
+        sheet: Name of a workbook's sheet.
+        format: `csv`, `tsv`, `json` or `jsonl`, for a text that could be read as either.
 
     Raises:
         InvalidInputError: A value cannot be used.
@@ -60,6 +64,8 @@ class ReadOptions:
     encoding: str | None = None
     delimiter: str | None = None
     header: bool | None = None
+    sheet: str | None = None
+    format: str | None = None
 
     def __post_init__(self) -> None:
         if self.encoding is not None and not _is_text_encoding(self.encoding):
@@ -72,6 +78,10 @@ class ReadOptions:
             )
         if self.header is not None and not isinstance(self.header, bool):
             raise InvalidInputError(f"header is {self.header!r}; expected true or false.")
+        if self.sheet is not None and not isinstance(self.sheet, str):
+            raise InvalidInputError(f"sheet is {self.sheet!r}; expected the name of a sheet.")
+        if self.format is not None and self.format not in TEXT_FORMATS:
+            raise InvalidInputError(f"format is {self.format!r}; expected one of {', '.join(TEXT_FORMATS)}.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ReadOptions":

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from storage.errors import InvalidInputError
+from storage.tables.conversations import ConversationReader
 from storage.tables.json_reader import JsonReader, columns_of
-from storage.tables.readers import TableReader, check_columns
+from storage.tables.readers import TableReader, check_columns, check_width
 from storage.tables.records import Shape
 from storage.tables.table import PARTS, Part
 
@@ -68,10 +69,13 @@ def common_columns(readers: Sequence[TableReader]) -> list[str]:
     """
     records = [reader for reader in readers if isinstance(reader, JsonReader)]
     if len(records) == len(readers):
-        return _common_fields(records)
-    columns = readers[0].columns()
-    for reader in readers[1:]:
-        _compare(readers[0].source.name, columns, reader.source.name, reader.columns())
+        columns = _common_fields(records)
+    else:
+        columns = readers[0].columns()
+        for reader in readers[1:]:
+            _compare(readers[0].source.name, columns, reader.source.name, reader.columns())
+    if not isinstance(readers[0], ConversationReader):
+        check_width(columns, readers[0].source)
     return columns
 
 

@@ -36,7 +36,7 @@ class TableReader(Protocol):
 
 
 def check_columns(names: Sequence[str], source: SourceFile) -> None:
-    """Refuses names of columns that a template could not tell apart, and tables too narrow or too wide.
+    """Refuses names of columns that a template could not tell apart, and tables too wide.
 
     Raises:
         InvalidInputError: Saying which column.
@@ -55,11 +55,18 @@ def check_columns(names: Sequence[str], source: SourceFile) -> None:
             f"{source.name} has {len(names):,} columns; expected at most {source.limits.max_columns}. "
             "Keep the columns of the prompt and the answer."
         )
+
+
+def check_width(names: Sequence[str], source: SourceFile) -> None:
+    """Refuses a table without a column for the prompt and one for the answer.
+
+    Raises:
+        InvalidInputError: Saying what it has.
+    """
     if len(names) < 2:
         raise InvalidInputError(
             f"{source.name} has only one column, {names[0][:60]!r}; expected at least two, one for the prompt and one "
-            "for the answer. Where another character than comma, semicolon, tab or bar stands between columns, "
-            "save the file with one of these."
+            "for the answer. Where the columns are cut apart by something unusual, choose the separator."
             if names
             else f"{source.name} has no columns. Give each row named fields, such as text and label."
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.errors import InvalidInputError
+from storage.tables.chat_formats import is_conversation
 
 MAX_FIELDS = 64
 """An object with more different keys than this is data under keys, not a record with fields."""
@@ -26,16 +27,22 @@ class Shape:
         num_objects: How often it was an object.
         has_cell: Whether it ever was anything else that fills a cell.
         fields: What was seen beneath it, in order of appearance.
+        only: What was seen in lists of one object each.
     """
 
     seen: int = 0
     num_objects: int = 0
     has_cell: bool = False
     fields: dict[str, "Shape"] = field(default_factory=dict)
+    only: "Shape | None" = None
 
     def add(self, value: Any, max_depth: int) -> None:
         """Takes one more value into account; objects deeper than `max_depth` count as text."""
         self.seen += 1
+        if max_depth and (inside := only_object(value)) is not None:
+            self.only = self.only or Shape()
+            self.only.add(inside, max_depth - 1)
+            return
         if not isinstance(value, Mapping) or max_depth == 0:
             self.has_cell = self.has_cell or value is not None
             return
@@ -44,11 +51,19 @@ class Shape:
             if name in self.fields or len(self.fields) <= MAX_FIELDS:
                 self.fields.setdefault(name, Shape()).add(inner, max_depth - 1)
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether it was an object with the same keys each time."""
+        return all(inner.seen == self.num_objects for inner in self.fields.values())
+
     def merge(self, other: "Shape") -> None:
         """Takes in what was seen in another file."""
         self.seen += other.seen
         self.num_objects += other.num_objects
         self.has_cell = self.has_cell or other.has_cell
+        if other.only is not None:
+            self.only = self.only or Shape()
+            self.only.merge(other.only)
         for name, inner in other.fields.items():
             self.fields.setdefault(name, Shape()).merge(inner)
 
@@ -56,11 +71,13 @@ class Shape:
         """Columns for it: itself, or `slots.date` for a field of an object called `slots`.
 
         An object whose keys differ from row to row also stays whole, as JSON text under its own name, since the set of
-        its keys may be what the table is about.
+        its keys may be what the table is about. A list that holds one object in every row is read as that object.
         """
+        if self.only is not None and not self.has_cell and not self.fields and self.only.is_uniform:
+            yield from self.only.columns(name)
+            return
         is_record = 0 < len(self.fields) <= MAX_FIELDS
-        differs = any(inner.seen != self.num_objects for inner in self.fields.values())
-        if self.has_cell or not is_record or differs:
+        if self.has_cell or self.only is not None or not is_record or not self.is_uniform:
             yield name
         if is_record:
             for inner_name, inner in self.fields.items():
@@ -98,8 +115,15 @@ def _fill(
                     row=row,
                 )
             cells[place] = value if isinstance(value, str) else to_text(value)
-        if isinstance(value, Mapping):
-            _fill(cells, value, columns, f"{column}.", row)
+        inside = only_object(value) if place is None else None
+        if inside is not None or isinstance(value, Mapping):
+            _fill(cells, value if inside is None else inside, columns, f"{column}.", row)
+
+
+def only_object(value: Any) -> Mapping[str, Any] | None:
+    """The object in a list that holds nothing else; None for every other value, a single turn of a chat included."""
+    is_single = isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping) and value[0]
+    return value[0] if is_single and not is_conversation(value) else None
 
 
 def to_text(value: Any) -> str:

@@ -24,11 +24,13 @@ class SourceFile:
         path: Where it lies.
         name: What the user calls it; it stands in every sentence about it.
         limits: Caps that hold for it.
+        packing: What it was taken out of already, `zip` or `gzip`; empty where it lies as it was uploaded.
     """
 
     path: Path
     name: str
     limits: Limits
+    packing: str = ""
 
     @property
     def is_gzip(self) -> bool:
