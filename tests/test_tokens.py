@@ -14,12 +14,12 @@ from worker.engine.tokens import (
     check_context,
     choose_rendering_kind,
     draw_few_shot,
-    encode_conversation,
     encode_example,
     encode_prompt,
     initialisation_ids,
     raw_prompt_ids,
 )
+from worker.engine.training_rows import encode_conversation
 
 PLAIN = Rendering(kind="plain", template="{question}", target="answer", instruction="Answer.")
 CHAT = Rendering(kind="chat", template="{question}", target="answer", instruction="Answer.")

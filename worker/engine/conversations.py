@@ -14,7 +14,7 @@ from worker.engine.errors import EngineError
 MESSAGES_COLUMN = "messages"
 """The column in which the reader of files puts conversations."""
 
-MAPPING = {"template": f"{{{MESSAGES_COLUMN}}}", "target": MESSAGES_COLUMN, "rendering": "conversation"}
+MAPPING = {"template": f"{{{MESSAGES_COLUMN}}}", "target": MESSAGES_COLUMN, "rendering": "chat"}
 """What the mapping of a table of conversations says."""
 
 ROLE_NAMES = {"user": "User", "assistant": "Assistant", "system": "System", "tool": "Tool"}
@@ -26,6 +26,11 @@ class ConversationError(EngineError):
     """A row holds no conversation that can be learnt from."""
 
     code = "invalid_conversation"
+
+
+def is_conversation(mapping: Mapping[str, Any]) -> bool:
+    """Whether a mapping takes whole conversations: they are prompt and answer in one."""
+    return all(mapping.get(name) == MAPPING[name] for name in ("template", "target"))
 
 
 def read_turns(text: str) -> list[Turn]:
@@ -47,6 +52,31 @@ def prompt_turns(prompt: str) -> list[Turn]:
     """The turns of a prompt: those that it is the JSON text of, or its text as one message of the user."""
     turns = _turns_or_none(prompt)
     return [{"role": "user", "content": prompt}] if turns is None else turns
+
+
+def exchanges(text: str) -> list[str]:
+    """The conversation cut off behind each turn of the assistant that answers something: one text for each answer."""
+    turns = read_turns(text)
+    ends = [index for index, turn in enumerate(turns) if index and turn["role"] == "assistant"]
+    return [write_turns(turns[: end + 1]) for end in ends]
+
+
+def prompt_messages(prompt: str, shots: Sequence[tuple[str, str]], *, may_hold_turns: bool) -> list[Turn]:
+    """The messages of a prompt, with examples before them; a system message stays in front of all.
+
+    Args:
+        prompt: One message of the user, or the JSON text of several turns.
+        shots: Prompts with their answers.
+        may_hold_turns: Whether prompts are looked at as JSON text of turns.
+    """
+    turns = prompt_turns(prompt) if may_hold_turns else [{"role": "user", "content": prompt}]
+    head = [turn for turn in turns if turn["role"] == "system"] if shots else []
+    shown: list[Turn] = []
+    for asked, answer in shots:
+        before = prompt_turns(asked) if may_hold_turns else [{"role": "user", "content": asked}]
+        shown += [turn for turn in before if turn["role"] != "system"]
+        shown.append({"role": "assistant", "content": answer})
+    return [*head, *shown, *(turn for turn in turns if turn not in head)]
 
 
 def split_last_answer(text: str) -> tuple[str, str]:

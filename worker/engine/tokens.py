@@ -12,18 +12,18 @@ from transformers import PreTrainedTokenizerBase
 
 from worker.engine.chat_template import (
     ChatTemplateError,
-    Message,
     chat_format,
     conversation_ids,
     has_chat_template,
     with_instruction,
 )
+from worker.engine.conversations import prompt_messages, split_last_answer
 from worker.engine.errors import ContextOverflowError, EngineError, InvalidRecipeError
 from worker.engine.example import Example
 from worker.engine.rendering import InvalidTemplateError, Rendering, RenderingKind, render_prompt
 
 Context = Literal["none", "instruction", "few-shot"]
-KindWish = Literal["auto", "plain", "chat"]
+KindWish = Literal["auto", "plain", "chat", "conversation"]
 
 NUM_SHOTS = 4
 """Examples that the few-shot baseline shows."""
@@ -43,6 +43,11 @@ def choose_rendering_kind(tokenizer: PreTrainedTokenizerBase, wish: KindWish = "
     """
     if wish == "auto":
         return "chat" if has_chat_template(tokenizer) else "plain"
+    if wish == "conversation" and not has_chat_template(tokenizer):
+        raise ChatTemplateError(
+            "The rows are conversations, and this base model has no chat template to write them with. Choose a chat "
+            "model as base, or upload rows of one prompt and one answer."
+        )
     if wish == "chat" and not has_chat_template(tokenizer):
         raise ChatTemplateError(
             "This base model has no chat template. Choose plain rendering, or a chat model as base."
@@ -108,9 +113,8 @@ def encode_prompt(
         EngineError: The prompt is empty and cannot be so.
     """
     shots = list(few_shot) if context == "few-shot" else []
-    if rendering.kind == "chat":
-        messages: list[Message] = [turn for shot in shots for turn in _as_turns(*shot)]
-        messages.append({"role": "user", "content": prompt})
+    if rendering.uses_chat_template:
+        messages = prompt_messages(prompt, shots, may_hold_turns=rendering.kind == "conversation")
         if context == "instruction" and rendering.instruction:
             messages = with_instruction(tokenizer, messages, rendering.instruction)
         return conversation_ids(tokenizer, messages)
@@ -140,38 +144,21 @@ def encode_example(
         target = join_plain(prompt, target)[1]
     return Example(
         prompt_ids=tuple(encode_prompt(tokenizer, rendering, prompt)),
-        target_ids=tuple(_target_ids(tokenizer, rendering.kind, target)),
+        target_ids=tuple(target_ids_of(tokenizer, rendering.kind, target)),
     )
 
 
-def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Example]:
-    """A row that is a conversation: one example per turn of the assistant, all turns before it as prompt.
-
-    Args:
-        tokenizer: Tokenizer with a chat template.
-        messages: `{"role", "content"}` in order.
-
-    Raises:
-        ChatTemplateError: There is no template, or it refuses the messages.
-    """
-    return [
-        Example(
-            prompt_ids=tuple(conversation_ids(tokenizer, messages[:index])),
-            target_ids=tuple(_target_ids(tokenizer, "chat", message["content"])),
-        )
-        for index, message in enumerate(messages)
-        if message["role"] == "assistant" and index > 0
-    ]
-
-
 def render_row(rendering: Rendering, row: Mapping[str, str]) -> tuple[str, str]:
-    """Prompt and answer of a row, both verbatim.
+    """Prompt and answer of a row, both verbatim; of a conversation the turns before its last answer, and that.
 
     Raises:
         InvalidTemplateError: The row lacks a column.
+        ConversationError: The row holds no conversation with an answer.
     """
     if rendering.target not in row:
         raise InvalidTemplateError(f"The answer is taken from {{{rendering.target}}}, but the row has no such column.")
+    if rendering.kind == "conversation":
+        return split_last_answer(row[rendering.target])
     return render_prompt(rendering.template, row), row[rendering.target]
 
 
@@ -192,10 +179,17 @@ def draw_few_shot(
 
 def end_token_id(tokenizer: PreTrainedTokenizerBase, kind: RenderingKind) -> int | None:
     """The token that ends an answer: the turn's end in chat, the tokenizer's end token otherwise; None without one."""
-    if kind == "chat":
+    if kind != "plain":
         return chat_format(tokenizer).turn_end_id
     end: int | None = tokenizer.eos_token_id
     return end
+
+
+def target_ids_of(tokenizer: PreTrainedTokenizerBase, kind: RenderingKind, target: str) -> list[int]:
+    """Ids of an answer: tokenised alone, its end token last."""
+    ids = list(tokenizer(target, add_special_tokens=False).input_ids)
+    end = end_token_id(tokenizer, kind)
+    return ids if end is None else [*ids, end]
 
 
 def initialisation_ids(
@@ -263,16 +257,6 @@ def check_context(
             f"{num_virtual_tokens:,}: {needed:,} together, and the model's context holds {context_length:,}. "
             "Shorten the prompt or take a shorter prefix."
         )
-
-
-def _as_turns(prompt: str, target: str) -> list[Message]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": target}]
-
-
-def _target_ids(tokenizer: PreTrainedTokenizerBase, kind: RenderingKind, target: str) -> list[int]:
-    ids = list(tokenizer(target, add_special_tokens=False).input_ids)
-    end = end_token_id(tokenizer, kind)
-    return ids if end is None else [*ids, end]
 
 
 def _row_ids(
