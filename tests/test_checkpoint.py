@@ -7,27 +7,42 @@ import torch
 
 from worker.engine.checkpoint import (
     DamagedCheckpointError,
-    Progress,
     TrainingState,
     read_checkpoint,
     write_checkpoint,
 )
+from worker.engine.progress import Candidate, EvaluationPoint, Progress, SlotProgress, StepPoint
 from worker.engine.recipe import Recipe
 
+SLOT = SlotProgress(
+    rate=0.1 / 3,
+    best_step=4,
+    best_loss=0.1 + 0.2,
+    latest_loss=0.5,
+    bad_evaluations=1,
+    num_divergences=1,
+    steps=(StepPoint(1, 2.5, 0.01, 0.3),),
+    evaluations=(EvaluationPoint(0, 2.5, True),),
+)
 STATE = TrainingState(
-    {"parameters.keys": torch.randn(1, 3, 4), "best_numbers": torch.zeros(1, 3, 4), "step": torch.tensor(7.0)},
+    {
+        "0.parameters.keys": torch.randn(1, 3, 4),
+        "0.best_numbers": torch.zeros(1, 3, 4),
+        "0.moments.0.step": torch.tensor(7.0),
+        "1.best_numbers": torch.ones(1, 3, 4),
+    },
     Progress(
         step=7,
-        best_step=4,
-        best_loss=0.1 + 0.2,
         base_loss=None,
         evaluated_step=4,
-        bad_evaluations=1,
-        rate_scale=0.3,
+        num_examples=56,
         micro_batch_size=8,
         is_checkpointing=False,
         num_train=20,
-        recipe=Recipe(learning_rate=1e-1 / 3).to_dict(),
+        recipe=Recipe(learning_rate=1e-1 / 3, sweep=(0.1, 0.2)).to_dict(),
+        slots=(SLOT, SLOT),
+        lead=1,
+        dropped=(Candidate(0.3, None, 5, "dropped"),),
         base_fingerprint="0" * 64,
     ),
 )
@@ -38,6 +53,8 @@ def test_checkpoint_is_read_back_exactly(tmp_path: Path) -> None:
     read = read_checkpoint(tmp_path / "state")
     assert read.progress == STATE.progress
     assert all(torch.equal(read.tensors[name], tensor) for name, tensor in STATE.tensors.items())
+    assert torch.equal(read.best_numbers, torch.ones(1, 3, 4))
+    assert sorted(read.slot_tensors(0)) == ["best_numbers", "moments.0.step", "parameters.keys"]
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 

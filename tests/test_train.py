@@ -138,7 +138,7 @@ def test_training_without_validation_keeps_the_last_state(base: LoadedBase) -> N
     assert only(events, Evaluated) == []
     assert events[-1].best_step == 12
     assert events[-1].validation_loss_after is None
-    last = only(events, Checkpointed)[-1].state.tensors["best_numbers"]
+    last = only(events, Checkpointed)[-1].state.best_numbers
     assert (events[-1].prefix.values == last[0].numpy()).all()
 
 
@@ -166,34 +166,40 @@ def test_unresolved_recipe_is_refused(base: LoadedBase) -> None:
 
 
 class FailingLoss:
-    """Stands in for `update.forward_loss`: not a number at chosen calls, out of memory above a number of rows."""
+    """Stands in for `update.target_nll`: not a number at chosen calls, out of memory above a number of rows."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, nan_calls: tuple[int, ...] = (), max_rows: int = 10**9):
-        self.real = update.forward_loss
+        self.real = update.target_nll
         self.nan_calls, self.max_rows = nan_calls, max_rows
         self.calls = 0
         self.rows: list[int] = []
-        monkeypatch.setattr(update, "forward_loss", self)
+        monkeypatch.setattr(update, "target_nll", self)
 
-    def __call__(self, model, bank, batch):
+    def __call__(self, model, bank, batch, slots):
         self.calls += 1
         self.rows.append(len(batch.input_ids))
         if len(batch.input_ids) > self.max_rows:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return self.real(model, bank, batch) * (float("nan") if self.calls in self.nan_calls else 1.0)
+        return self.real(model, bank, batch, slots) * (float("nan") if self.calls in self.nan_calls else 1.0)
 
 
-def test_diverged_loss_goes_back_once_with_a_lower_rate(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    FailingLoss(monkeypatch, nan_calls=(6,))
+def test_diverged_loss_goes_back_twice_each_time_with_a_lower_rate(
+    base: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FailingLoss(monkeypatch, nan_calls=(6, 13))
     events = events_of(base)
-    assert only(events, Diverged) == [Diverged(step=6, resumed_step=4, learning_rate=pytest.approx(0.015))]
-    assert [event.step for event in only(events, StepMetrics)] == [1, 2, 3, 4, 5, *range(5, 13)]
+    assert only(events, Diverged) == [
+        Diverged(step=6, resumed_step=4, learning_rate=pytest.approx(0.015)),
+        Diverged(step=11, resumed_step=8, learning_rate=pytest.approx(0.0045)),
+    ]
+    assert [event.step for event in only(events, StepMetrics)] == [*range(1, 6), *range(5, 11), *range(9, 13)]
+    assert events[-1].learning_rate == pytest.approx(0.0045)
     assert torch.isfinite(torch.from_numpy(events[-1].prefix.values)).all()
 
 
-def test_loss_that_diverges_again_ends_the_training(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    FailingLoss(monkeypatch, nan_calls=(6, 8))
-    with pytest.raises(DivergedError, match="stopped being a number at step 6, again"):
+def test_loss_that_diverges_a_third_time_ends_the_training(base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    FailingLoss(monkeypatch, nan_calls=(6, 8, 9))
+    with pytest.raises(DivergedError, match="stopped being a number at step 5, after going back 2 times"):
         events_of(base)
 
 
@@ -224,10 +230,11 @@ def test_checkpointed_activations_give_the_same_gradient(tmp_path: Path, family:
     gradients = []
     for is_checkpointing in (False, True):
         recipe = replace(RECIPE, method=method)
-        updater = update.Updater(base, recipe, parameterise(base, recipe, INIT_IDS))
+        trained = parameterise(base, recipe, INIT_IDS)
+        updater = update.Updater(base)
         updater.is_checkpointing = is_checkpointing
-        updater._accumulate(learnable_rows(4))
-        gradients.append([tensor.grad for tensor in updater.tensors])
+        updater.accumulate([update.Share(method, trained, learnable_rows(4))])
+        gradients.append([tensor.grad for group in trained.groups() for tensor in group.tensors])
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
 
 

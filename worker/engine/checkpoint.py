@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from worker.engine.errors import EngineError
+from worker.engine.progress import Progress, progress_from_dict
 
 FORMAT_VERSION = 3
 
@@ -25,50 +26,27 @@ class DamagedCheckpointError(EngineError):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a training stands, beside its tensors. Nothing in a step is random, so there is no random state.
-
-    Attributes:
-        step: Updates so far; the next step's rows follow from it and the seed.
-        best_step: Step of the best state.
-        best_loss: Its validation loss.
-        base_loss: Validation loss of the untouched base.
-        evaluated_step: Last step that was evaluated.
-        bad_evaluations: Evaluations since the best one.
-        rate_scale: Factor on the learning rate, lowered when the loss diverged.
-        micro_batch_size: Rows that are computed at once.
-        is_checkpointing: Whether activations are computed again to save memory.
-        num_train: Rows that are trained on.
-        recipe: The settings that it runs under.
-        base_fingerprint: Of the weights that it learns on, filled in by whoever keeps the state beyond this process.
-    """
-
-    step: int
-    best_step: int
-    best_loss: float | None
-    base_loss: float | None
-    evaluated_step: int
-    bad_evaluations: int
-    rate_scale: float
-    micro_batch_size: int
-    is_checkpointing: bool
-    num_train: int
-    recipe: Mapping[str, Any]
-    base_fingerprint: str = ""
-
-
-@dataclass(frozen=True)
 class TrainingState:
     """Everything from which a training goes on exactly.
 
     Attributes:
-        tensors: `best_numbers` (the best prefix), `parameters.…` (what is trained) and `moments.…` (the optimiser's
-            state); on CPU.
+        tensors: On the CPU; of slot i `i.best_numbers` (its best prefix), `i.parameters.…` (what is trained) and
+            `i.moments.…` (the optimiser's state).
         progress: The rest.
     """
 
     tensors: Mapping[str, Tensor]
     progress: Progress
+
+    @property
+    def best_numbers(self) -> Tensor:
+        """The best prefix so far, of the rate that leads."""
+        return self.tensors[f"{self.progress.lead}.best_numbers"]
+
+    def slot_tensors(self, index: int) -> dict[str, Tensor]:
+        """The tensors of one slot under their own names."""
+        start = f"{index}."
+        return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
 
 def write_checkpoint(path: Path, state: TrainingState) -> None:
@@ -112,9 +90,8 @@ def read_checkpoint(path: Path) -> TrainingState:
             )
         if metadata.get("sha256") != _digest(tensors, progress):
             raise DamagedCheckpointError(f"The checkpoint {path.name} does not match its own hash; use an older one.")
-        values = json.loads(progress)
-        return TrainingState(tensors, Progress(**{field.name: values[field.name] for field in fields(Progress)}))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        return TrainingState(tensors, progress_from_dict(json.loads(progress)))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpointError(
             f"The checkpoint {path.name} cannot be read ({error}); use an older one."
         ) from error

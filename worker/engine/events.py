@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from worker.engine.checkpoint import TrainingState
+from worker.engine.errors import EngineError
 from worker.engine.prefix_file import PrefixArray
+from worker.engine.progress import Candidate
 
 StopReason = Literal["max_steps", "no_improvement", "requested"]
 
@@ -22,6 +24,7 @@ class Started:
         num_validation: Rows that every evaluation looks at.
         left_out: Training rows that, with the prefix, are longer than the context.
         left_out_validation: Validation rows for which the same holds.
+        sweep: Learning rates that are about to be compared; empty where one is given or has been found.
     """
 
     num_parameters: int
@@ -32,18 +35,19 @@ class Started:
     num_validation: int
     left_out: int
     left_out_validation: int
+    sweep: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One update.
+    """One update; while several learning rates are compared, of the one that leads.
 
     Attributes:
         step: Updates so far, counted from 1.
         loss: Mean over the batch's target tokens, in nats, before the update.
         learning_rate: Rate of the update.
-        tokens_per_second: Real tokens (no padding) per second of the update.
-        num_tokens: Real tokens of the batch.
+        tokens_per_second: Real tokens (no padding) per second of the update, of all learning rates that are compared.
+        num_tokens: Real tokens of the update, likewise.
         gradient_norm: Before clipping.
     """
 
@@ -57,7 +61,7 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One look at the validation rows.
+    """One look at the validation rows; while several learning rates are compared, of the one that leads.
 
     Attributes:
         step: Updates so far; 0 is the prefix as it starts.
@@ -87,7 +91,7 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class Diverged:
-    """The loss stopped being a number; the training went back once and goes on with a lower rate.
+    """The loss stopped being a number; the training went back and goes on with a lower rate.
 
     Attributes:
         step: The update that failed.
@@ -101,6 +105,62 @@ class Diverged:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """Where every learning rate stands that is or was tried; after each look while they are compared.
+
+    Attributes:
+        step: Updates so far.
+        candidates: In the order of the recipe.
+    """
+
+    step: int
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Eliminated:
+    """A learning rate is no longer tried.
+
+    Attributes:
+        rate: The rate.
+        step: Updates that it made.
+        validation_loss: What it was judged by (see `progress.Candidate`); None where its loss stopped being a number.
+    """
+
+    rate: float
+    step: int
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One learning rate is left, and the training goes on with it.
+
+    Attributes:
+        rate: The rate.
+        step: Updates so far.
+        steps: Its own updates until now, so that its curve can be told from the start.
+        evaluations: Its own looks at the validation rows until now.
+    """
+
+    rate: float
+    step: int
+    steps: tuple[StepMetrics, ...]
+    evaluations: tuple[Evaluated, ...]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last event of one of several trainings that cannot go on; the others do.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: EngineError
+
+
+@dataclass(frozen=True)
 class Finished:
     """The last event.
 
@@ -111,6 +171,8 @@ class Finished:
         reason: Why it ended.
         validation_loss_before: The untouched base, nats per target token; None without validation rows.
         validation_loss_after: With the prefix; None without validation rows.
+        learning_rate: Peak rate of the prefix, after what divergences took from it.
+        num_examples: Rows that were learned from, once for each learning rate that took them.
     """
 
     prefix: PrefixArray
@@ -119,6 +181,8 @@ class Finished:
     reason: StopReason
     validation_loss_before: float | None
     validation_loss_after: float | None
+    learning_rate: float
+    num_examples: int
 
     @property
     def stopped_early(self) -> bool:
@@ -126,4 +190,4 @@ class Finished:
         return self.reason == "requested"
 
 
-Event = Started | StepMetrics | Evaluated | Checkpointed | Diverged | Finished
+Event = Started | StepMetrics | Evaluated | Checkpointed | Diverged | Compared | Eliminated | Chosen | Finished | Failed

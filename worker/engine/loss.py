@@ -9,14 +9,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from worker.engine.attention import attending
-from worker.engine.bank import NO_PREFIX, PrefixBank
+from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
 from worker.engine.batches import Batch
 
 
 def target_loss(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch) -> Tensor:
     """Summed negative log-likelihood (nats) of a batch's target tokens.
-
-    Backward belongs inside the same `attending` block only with gradient checkpointing; `update` does so.
 
     Args:
         model: A model after `attention.install`.
@@ -26,24 +24,40 @@ def target_loss(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch) -
     Returns:
         A scalar in fp32.
     """
-    slots = row_slots(bank, batch)
+    slots = [NO_PREFIX if bank is None else 0] * len(batch.input_ids)
     with attending(model, bank, slots):
-        return forward_loss(model, bank, batch)
+        return target_nll(model, bank, batch, slots).sum()
 
 
-def row_slots(bank: PrefixBank | None, batch: Batch) -> list[int]:
-    """The same slot for every row of a batch."""
-    return [NO_PREFIX if bank is None else 0] * len(batch.input_ids)
+def target_nll(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch, slots: Slots) -> Tensor:
+    """Negative log-likelihood (nats) of each target token, within an `attending` block that the caller opened.
 
+    Backward belongs inside the same block only with gradient checkpointing; `update` does so.
 
-def forward_loss(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch) -> Tensor:
-    """`target_loss` within an `attending` block that the caller opened."""
-    start = 0 if bank is None else bank.lengths[0]
-    position_ids = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).unsqueeze(0) + start
-    # No padding mask: padding stands on the right, where causal attention hides it from every real token.
+    Args:
+        model: A model after `attention.install`.
+        bank: The prefixes; None is the untouched base.
+        batch: B rows on the model's device.
+        slots: Prefix of each of the B rows.
+
+    Returns:
+        `[N]` in fp32, in the order of `batch.labels`.
+    """
     with head_at(model, batch.rows, batch.columns):
-        logits = model(input_ids=batch.input_ids, position_ids=position_ids, use_cache=False).logits
-    return nn.functional.cross_entropy(logits[0].float(), batch.labels, reduction="sum")
+        logits = model(input_ids=batch.input_ids, **_further_inputs(bank, batch, slots), use_cache=False).logits
+    return nn.functional.cross_entropy(logits[0].float(), batch.labels, reduction="none")
+
+
+def _further_inputs(bank: PrefixBank | None, batch: Batch, slots: Slots) -> dict[str, Tensor | None]:
+    """The padding mask of an encoder. Without one, padding on the right is where causal attention hides it anyway."""
+    if batch.decoder_input_ids is not None:
+        return {"attention_mask": batch.attention_mask, "decoder_input_ids": batch.decoder_input_ids}
+    starts = bank.row_lengths(slots) if bank is not None else (0,)
+    # One row of positions for all where they agree, so that families compute their rotations once.
+    starts = starts[:1] if len(set(starts)) == 1 else starts
+    device = batch.input_ids.device
+    positions = torch.arange(batch.input_ids.shape[1], device=device) + torch.tensor(starts, device=device)[:, None]
+    return {"position_ids": positions}
 
 
 @contextmanager

@@ -8,12 +8,13 @@ from worker.engine.errors import InvalidRecipeError
 
 Method = Literal["prefix-tuning", "prompt-tuning"]
 Initialisation = Literal["text", "random"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 
 RANGES: dict[str, tuple[float, float]] = {
     "num_virtual_tokens": (1, 4096),
     "learning_rate": (1e-6, 10.0),
     "key_rate_factor": (0.0, 100.0),
+    "sweep_steps": (1, 100_000),
     "max_steps": (1, 100_000),
     "batch_size": (1, 1024),
     "warmup_fraction": (0.0, 0.9),
@@ -23,6 +24,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
 }
 """Lowest and highest value of each number."""
+
+MAX_SWEEP = 16
+"""Learning rates that one training may compare."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Recipe:
         init: Start from the K/V of the instruction and the first examples, or from random numbers.
         learning_rate: Peak rate of AdamW.
         key_rate_factor: Rate of a prefix's keys as a multiple of its values'; 0 leaves the keys as they start.
+        sweep: Peak rates to compare instead of `learning_rate`, in one pass; empty where there is nothing to compare.
+        sweep_steps: Steps after which the worse half of the rates is dropped, again and again until one is left; None
+            drops at every look at the validation rows.
         max_steps: Number of updates.
         batch_size: Rows per update.
         warmup_fraction: Share of the steps in which the rate rises to its peak; a cosine to zero follows.
@@ -42,7 +49,8 @@ class Recipe:
         max_grad_norm: Norm to which the gradient is clipped; 0 leaves it as it is.
         eval_every: Steps between two looks at the validation rows.
         seed: Seed of the order of rows and of random numbers.
-        precision: Number format of the frozen base; the prefix itself is always fp32.
+        precision: Number format of the frozen base; the prefix itself is always fp32. With int8 and int4 its linear
+            layers are held in as many bits and computed in what `auto` chooses.
 
     Raises:
         InvalidRecipeError: A value is outside `RANGES` or not of its kind.
@@ -53,6 +61,8 @@ class Recipe:
     init: Initialisation = "text"
     learning_rate: float | None = None
     key_rate_factor: float = 1.0
+    sweep: tuple[float, ...] = ()
+    sweep_steps: int | None = None
     max_steps: int | None = None
     batch_size: int | None = None
     warmup_fraction: float = 0.06
@@ -68,10 +78,11 @@ class Recipe:
         _check_choice("precision", self.precision, get_args(Precision))
         for name, (low, high) in RANGES.items():
             _check_number(name, getattr(self, name), low, high)
+        object.__setattr__(self, "sweep", _checked_sweep(self.sweep))
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
-        return asdict(self)
+        return {**asdict(self), "sweep": list(self.sweep)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
@@ -92,7 +103,16 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InvalidRecipeError(f"{name} is {value!r}; expected one of {', '.join(choices)}.")
 
 
-INTEGERS = {"num_virtual_tokens", "max_steps", "batch_size", "eval_every", "seed"}
+def _checked_sweep(rates: Any) -> tuple[float, ...]:
+    """JSON knows lists only, so one is taken for a tuple."""
+    if not isinstance(rates, list | tuple) or len(rates) > MAX_SWEEP or len(set(rates)) < len(rates):
+        raise InvalidRecipeError(f"sweep is {rates!r}; expected at most {MAX_SWEEP} different learning rates.")
+    for rate in rates:
+        _check_number("sweep", rate, *RANGES["learning_rate"])
+    return tuple(rates)
+
+
+INTEGERS = {"num_virtual_tokens", "sweep_steps", "max_steps", "batch_size", "eval_every", "seed"}
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:

@@ -1,14 +1,18 @@
-"""Training of one prefix as a generator of events; knows no database, no page and no job."""
+"""Training of prefixes as a generator of events; knows no database, no page and no job."""
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.engine.base import LoadedBase
 from worker.engine.checkpoint import TrainingState
-from worker.engine.events import Checkpointed, Diverged, Event, StopReason
+from worker.engine.errors import EngineError
+from worker.engine.events import Checkpointed, Event, Failed, StopReason
 from worker.engine.example import Example
 from worker.engine.recipe import Recipe
 from worker.engine.run import Run
+from worker.engine.training import Training
+from worker.engine.update import Share, Updater
 
 PATIENCE = 4
 """Evaluations without a new best after which a training ends."""
@@ -43,7 +47,7 @@ def train(
         base: The frozen base; its weights are never changed.
         train_examples: Rows to learn from; those longer than the context are left out and counted.
         validation_examples: Held-out rows that choose the best state; may be empty.
-        recipe: With every field set (see `automatic.resolve`).
+        recipe: With every field set (see `automatic.resolve`); several learning rates are compared in one pass.
         init_ids: Text that a prefix with `init: text` starts from.
         control: Wishes between steps.
         resume: State to go on from, of the same rows and recipe.
@@ -54,34 +58,126 @@ def train(
     Raises:
         InvalidRecipeError: A field of the recipe is not set, or the state to resume is of another training.
         ContextOverflowError: No training row fits into the context.
-        DivergedError: The loss stopped being a number twice.
+        DivergedError: The loss stopped being a number three times.
         OutOfMemoryError: Not even one row fits into memory.
     """
-    control = control or Control()
-    run = Run(base, train_examples, validation_examples, recipe, init_ids)
-    if resume is not None:
-        run.resume(resume)
-    yield run.started()
-    if resume is None:
-        yield from run.look()
-    reason: StopReason = "max_steps"
-    while run.step < run.max_steps:
-        if control.stop_requested:
-            reason = "requested"
-            break
-        if run.bad_evaluations >= PATIENCE:
-            reason = "no_improvement"
-            break
-        event = run.advance()
+    training = Training(train_examples, validation_examples, recipe, init_ids)
+    for _, event in train_together(base, [training], controls=[control or Control()], resume=[resume]):
+        if isinstance(event, Failed):
+            raise event.error
         yield event
-        if isinstance(event, Diverged):
+
+
+def train_together(
+    base: LoadedBase,
+    trainings: Sequence[Training],
+    *,
+    controls: Sequence[Control] | None = None,
+    resume: Sequence[TrainingState | None] | None = None,
+) -> Iterator[tuple[int, Event]]:
+    """Trains several prefixes in one pass over one frozen base, each as if it were alone.
+
+    Args:
+        base: The frozen base.
+        trainings: They may differ in everything: rows, method, length, rate, seed, steps.
+        controls: Wishes for each training.
+        resume: State of each training to go on from.
+
+    Yields:
+        The index of a training and its event; each begins with `Started` and ends with `Finished` or `Failed`, whenever
+        it is done. A training that fails leaves the others alone.
+
+    Raises:
+        OutOfMemoryError: Not even one row fits into memory.
+    """
+    controls = controls or [Control() for _ in trainings]
+    states = resume or [None] * len(trainings)
+    updater = Updater(base)
+    courses = {
+        index: _course(updater, training, control, state)
+        for index, (training, control, state) in enumerate(zip(trainings, controls, states, strict=True))
+    }
+    results: dict[int, PassResult] = {}
+    while courses:
+        requests: dict[int, list[Share]] = {}
+        for index, course in list(courses.items()):
+            shares = yield from _events_until_pass(index, course, results.get(index))
+            if shares is None:
+                del courses[index]
+            else:
+                requests[index] = shares
+        results = _one_pass(updater, requests)
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass gave to one training: the mean loss of each of its shares, and the seconds that the pass took."""
+
+    losses: list[float]
+    seconds: float
+
+
+Course = Generator[Event | list[Share], PassResult | None, None]
+"""The life of one training: it gives events, and shares where it waits for the pass that computes their gradients."""
+
+
+def _course(updater: Updater, training: Training, control: Control, state: TrainingState | None) -> Course:
+    run = Run(updater, training)
+    if state is not None:
+        run.resume(state)
+    yield run.started()
+    if state is None:
+        yield from run.look()
+    while (reason := _reason_to_end(run, control)) is None:
+        step, shares = run.step, run.shares()
+        result = yield shares
+        assert result is not None
+        yield from run.advance(shares, result.losses, result.seconds)
+        if run.step < step + 1:  # it went back
             continue
-        is_due = run.step % run.eval_every == 0 or run.step == run.max_steps
+        is_due = run.is_due
         if is_due:
             yield from run.look()
         if is_due or control.checkpoint_requested:
             control.checkpoint_requested = False
             yield Checkpointed(run.step, run.keep())
-    if run.evaluated_step < run.step:
-        yield from run.look()
+    yield from run.settle()
     yield run.finished(reason)
+
+
+def _reason_to_end(run: Run, control: Control) -> StopReason | None:
+    if run.step >= run.max_steps:
+        return "max_steps"
+    if control.stop_requested:
+        return "requested"
+    # While rates are compared, one that has passed its best may still win by it.
+    is_stuck = not run.is_comparing and run.slots[0].bad_evaluations >= PATIENCE
+    return "no_improvement" if is_stuck else None
+
+
+def _events_until_pass(
+    index: int, course: Course, result: PassResult | None
+) -> Generator[tuple[int, Event], None, list[Share] | None]:
+    """Passes on the events of a training until it waits for a pass; None once it has ended."""
+    try:
+        item = next(course) if result is None else course.send(result)
+        while not isinstance(item, list):
+            yield index, item
+            item = next(course)
+        return item
+    except StopIteration:
+        return None
+    except EngineError as error:
+        yield index, Failed(error)
+        return None
+
+
+def _one_pass(updater: Updater, requests: Mapping[int, list[Share]]) -> dict[int, PassResult]:
+    """Computes the shares of all trainings together."""
+    if not requests:
+        return {}
+    began = time.perf_counter()
+    losses = iter(updater.accumulate([share for shares in requests.values() for share in shares]))
+    taken = {index: [next(losses) for _ in shares] for index, shares in requests.items()}
+    seconds = time.perf_counter() - began
+    return {index: PassResult(part, seconds) for index, part in taken.items()}

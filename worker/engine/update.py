@@ -1,137 +1,124 @@
-"""One update of the trained numbers: micro-batches, clipping, AdamW, and what to do when memory runs out."""
+"""One pass forward and back for all prefixes under training, and what to do when memory runs out."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from worker.engine.attention import attending
+from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
-from worker.engine.batches import collate
+from worker.engine.batches import MAX_MICRO_ROWS, MAX_MICRO_TOKENS, SlotRow, collate, micro_batches
 from worker.engine.checkpointing import checkpointed_layers
 from worker.engine.device_memory import free_memory, is_out_of_memory
 from worker.engine.errors import OutOfMemoryError
 from worker.engine.example import Example
-from worker.engine.loss import forward_loss, row_slots
+from worker.engine.loss import target_nll
 from worker.engine.parameterisation import Parameterisation
 from worker.engine.prompt_tuning import bank_of
-from worker.engine.recipe import Recipe
+from worker.engine.recipe import Method
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class UpdateResult:
-    """Mean loss per target token before the update, and the gradient's norm before clipping."""
+class Share:
+    """What one prefix brings into a pass.
 
-    loss: float
-    gradient_norm: float
+    Attributes:
+        method: What its numbers are.
+        parameterisation: What is trained.
+        rows: It learns from their mean loss; at least one.
+    """
+
+    method: Method
+    parameterisation: Parameterisation
+    rows: Sequence[Example]
 
 
 class Updater:
-    """Holds the trained numbers and their optimiser.
+    """Computes the gradients of several prefixes over one frozen base, each as if it were alone.
 
     Args:
         base: The frozen base.
-        recipe: Fully resolved.
-        parameterisation: What is trained.
 
     Attributes:
-        micro_batch_size: Rows computed at once; halved when memory runs out, with the same effective batch.
+        micro_batch_size: Rows computed at once, of whichever prefix; halved when memory runs out, which changes no
+            result.
         is_checkpointing: Whether activations are computed again; the last resort when memory runs out.
     """
 
-    def __init__(self, base: LoadedBase, recipe: Recipe, parameterisation: Parameterisation) -> None:
-        assert recipe.batch_size is not None
+    def __init__(self, base: LoadedBase) -> None:
         self.base = base
-        self.recipe = recipe
-        self.parameterisation = parameterisation
-        groups = parameterisation.groups()
-        self.tensors = [tensor for group in groups for tensor in group.tensors]
-        self.rate_factors = [group.rate_factor for group in groups]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(group.tensors)} for group in groups],
-            lr=0.0,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        self.micro_batch_size = recipe.batch_size
+        self.micro_batch_size = MAX_MICRO_ROWS
         self.is_checkpointing = False
 
-    def update(self, examples: Sequence[Example], learning_rate: float) -> UpdateResult:
-        """Does one step, unless loss or gradient is not a finite number; then nothing changes.
+    def accumulate(self, shares: Sequence[Share]) -> list[float]:
+        """Leaves the gradient of each share's mean loss at the tensors of its parameterisation.
+
+        Returns:
+            The mean loss (nats per target token) of each share.
 
         Raises:
             OutOfMemoryError: Not even one row fits, with activations computed again.
         """
-        loss = self._accumulate_with_retries(examples)
-        norm = self._clip([tensor.grad for tensor in self.tensors if tensor.grad is not None])
-        result = UpdateResult(loss, norm)
-        if torch.isfinite(torch.tensor([loss, norm])).all():
-            for group, factor in zip(self.optimizer.param_groups, self.rate_factors, strict=True):
-                group["lr"] = learning_rate * factor
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return result
+        kvs = [bank_of(self.base, share.method, share.parameterisation.numbers()).kv[0] for share in shares]
+        # The bank is a leaf, so that what makes a prefix of the trained tensors is computed once for all micro-batches.
+        bank = PrefixBank.stack([kv.detach().float() for kv in kvs])
+        bank.kv.requires_grad_(True)
+        losses = self._pass_with_retries(bank, shares)
+        assert bank.kv.grad is not None
+        gradients = [
+            gradient[..., : kv.shape[3], :].to(kv.dtype) for gradient, kv in zip(bank.kv.grad, kvs, strict=True)
+        ]
+        torch.autograd.backward(kvs, gradients)
+        return losses
 
-    def moments(self) -> dict[str, Tensor]:
-        """The optimiser's state by name, copied to the CPU; empty before the first update."""
-        return {
-            f"{index}.{name}": value.detach().cpu().clone()
-            for index, tensor in enumerate(self.tensors)
-            for name, value in self.optimizer.state.get(tensor, {}).items()
-        }
+    def need_no_more_than(self, micro_batch_size: int, is_checkpointing: bool) -> None:
+        """Computes at most so many rows at once, because a training that is resumed found that out before."""
+        self.micro_batch_size = min(self.micro_batch_size, micro_batch_size)
+        self.is_checkpointing = self.is_checkpointing or is_checkpointing
 
-    def load_moments(self, moments: Mapping[str, Tensor]) -> None:
-        """Takes what `moments` gave."""
-        self.optimizer.state.clear()
-        for key, value in moments.items():
-            index, name = key.split(".", 1)
-            tensor = self.tensors[int(index)]
-            self.optimizer.state[tensor][name] = value.clone().to(tensor.device)
-
-    def _clip(self, gradients: Sequence[Tensor]) -> float:
-        norm = float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in gradients])))
-        limit = self.recipe.max_grad_norm
-        if 0 < limit < norm:
-            for part in gradients:
-                part.mul_(limit / norm)
-        return norm
-
-    def _accumulate_with_retries(self, examples: Sequence[Example]) -> float:
+    def _pass_with_retries(self, bank: PrefixBank, shares: Sequence[Share]) -> list[float]:
+        rows = [SlotRow(slot, row) for slot, share in enumerate(shares) for row in share.rows]
         while True:
+            batches = micro_batches(rows, self.micro_batch_size, MAX_MICRO_TOKENS)
             try:
-                return self._accumulate(examples)
+                return self._pass(bank, batches)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            # Outside the handler, because the error's traceback holds the step's tensors.
-            self.optimizer.zero_grad(set_to_none=True)
+            # Outside the handler, because the error's traceback holds the pass's tensors.
+            bank.kv.grad = None
             free_memory(self.base.device)
-            self._need_less(len(examples))
+            self._need_less(max(len(batch) for batch in batches))
 
-    def _accumulate(self, examples: Sequence[Example]) -> float:
-        """Adds up the gradient of the mean loss over the batch's target tokens; returns that mean."""
-        num_targets = sum(len(example.target_ids) for example in examples)
-        total = torch.zeros((), device=self.base.device)
-        model = self.base.model
-        for start in range(0, len(examples), self.micro_batch_size):
-            batch = collate(examples[start : start + self.micro_batch_size]).to(self.base.device)
-            # Before layers are checkpointed: input vectors are computed without the prefix that they become.
-            bank = bank_of(self.base, self.recipe.method, self.parameterisation.numbers())
+    def _pass(self, bank: PrefixBank, batches: Sequence[Sequence[SlotRow]]) -> list[float]:
+        """Adds up the gradients of every slot's mean loss over its target tokens; returns those means."""
+        model, device = self.base.model, self.base.device
+        num_targets = torch.zeros(bank.num_slots)
+        for row in (row for batch in batches for row in batch):
+            num_targets[row.slot] += len(row.example.target_ids)
+        weights = (1 / num_targets).to(device)
+        totals = torch.zeros(bank.num_slots, device=device)
+        for rows in batches:
+            slots = [row.slot for row in rows]
+            batch = collate([row.example for row in rows], self.base.decoder_start_ids).to(device)
             memory_saver = checkpointed_layers(model) if self.is_checkpointing else nullcontext()
-            with attending(model, bank, row_slots(bank, batch)), memory_saver:
-                loss = forward_loss(model, bank, batch) / num_targets
-                loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return float(total)
+            with attending(model, bank, slots), memory_saver:
+                nll = target_nll(model, bank, batch, slots)
+                slot_of_target = torch.tensor(slots, device=device)[batch.rows]
+                weighted = nll * weights[slot_of_target]
+                weighted.sum().backward()  # type: ignore[no-untyped-call]
+            totals.index_add_(0, slot_of_target, weighted.detach())
+        losses: list[float] = totals.tolist()
+        return losses
 
     def _need_less(self, num_rows: int) -> None:
-        if self.micro_batch_size > 1:
-            self.micro_batch_size = max(min(self.micro_batch_size, num_rows) // 2, 1)
+        if self.micro_batch_size > 1 and num_rows > 1:
+            self.micro_batch_size = num_rows // 2
         elif not self.is_checkpointing:
             self.is_checkpointing = True
         else:

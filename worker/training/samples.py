@@ -61,7 +61,7 @@ class Samples:
         """As `answer`, with the best prefix of a training under way."""
         method = Recipe.from_dict(dict(state.progress.recipe)).method
         with torch.no_grad():
-            return self.answer(bank_of(self._base, method, state.tensors["best_numbers"].to(self._base.device)))
+            return self.answer(bank_of(self._base, method, state.best_numbers.to(self._base.device)))
 
     def answer(self, bank: PrefixBank) -> list[dict[str, str]]:
         """Lets slot 0 of a bank answer; each entry has `prompt`, `expected`, `base` and `prefix`."""
@@ -98,7 +98,14 @@ class Samples:
 
     def _room(self, question: Question, bank: PrefixBank | None) -> int:
         length = 0 if bank is None else bank.lengths[0]
-        return cap_new_tokens(len(question.prompt_ids), length, MAX_NEW_TOKENS, self._base.geometry.context_length)
+        measured = self._base.geometry
+        return cap_new_tokens(
+            len(question.prompt_ids),
+            length,
+            MAX_NEW_TOKENS,
+            measured.context_length,
+            has_encoder=measured.has_encoder,
+        )
 
 
 def _spread(rows: list[Row], rendering: Rendering) -> list[Row]:
