@@ -46,7 +46,7 @@ def test_load_parts_draws_validation_rows_and_loses_none(store: ArtifactStore, v
     parts = load_parts(store, version)
     assert len(parts.validation) == 4
     assert parts.test == []
-    assert sorted(parts.train + parts.validation, key=lambda row: int(row["text"][4:])) == rows(45)
+    assert sorted([*parts.train, *parts.validation], key=lambda row: int(row["text"][4:])) == rows(45)
     assert count_rows(store, version) == {"train": 41, "validation": 4, "test": 0}
 
 
@@ -99,7 +99,7 @@ def test_rows_without_an_answer_are_in_no_part(database: Database, store: Artifa
         _, version = add_dataset(session, store_table(store, train=given))
     parts = load_parts(store, version)
     assert len(parts.train) + len(parts.validation) == 30
-    assert all(row["label"] == "yes" for row in parts.train + parts.validation)
+    assert all(row["label"] == "yes" for row in [*parts.train, *parts.validation])
     assert count_rows(store, version) == {"train": len(parts.train), "validation": len(parts.validation), "test": 0}
 
 
