@@ -89,7 +89,7 @@ def add_version(
         number=latest.number + 1,
         mapping=dict(latest.mapping if mapping is None else mapping),
         findings=list(latest.findings if findings is None else findings),
-        report=dict(latest.report if report is None else report),
+        report=dict(latest.report if report is None and mapping is None and table is None else report or {}),
         origin={"kind": "mapping", "of": latest.number, "done": [], **(origin or {})},
         **(kept if table is None else _columns_of(table)),
     )

@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.attachment import attachment
 from app.context import AppContext
-from app.services import datasets
+from app.services import dataset_files, dataset_repairs, datasets
 from storage.disk import refusing_full_disk
 from storage.errors import InvalidInputError, TooLargeError
 
@@ -35,11 +37,31 @@ class DatasetChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str | None = Field(None, description="Another name.")
+    repairs: list[str | dict[str, Any]] | Literal["safe"] | None = Field(
+        None,
+        description="Repairs that findings offer, by kind, such as drop_empty_targets; or 'safe' for all that lose "
+        "nothing. They make a new version.",
+    )
+    options: dict[str, Any] | None = Field(
+        None, description="Encoding, delimiter, header or sheet, to read the uploaded file anew within the hour."
+    )
+    version: int | None = Field(None, description="Number of an earlier version to go back to.")
     mapping: dict[str, Any] | None = Field(
         None,
         description="Fields of the mapping that change: template, target, instruction, validation_fraction, seed, "
         "rendering. The dataset gets a new version.",
     )
+
+
+class RepairsWish(BaseModel):
+    """Repairs to try."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    repairs: list[str | dict[str, Any]] | Literal["safe"] = Field(
+        description="Repairs that findings offer, by kind; or 'safe' for all that lose nothing."
+    )
+    mapping: dict[str, Any] | None = Field(None, description="Fields of the mapping that change with them.")
 
 
 @router.post("", status_code=201, summary="Upload a table")
@@ -71,10 +93,31 @@ def describe(context: Context, dataset_id: str) -> dict[str, Any]:
     return datasets.describe(context, dataset_id)
 
 
-@router.patch("/{dataset_id}", summary="Change the mapping or the name")
+@router.patch("/{dataset_id}", summary="Change the mapping or the name, repair rows, or go back")
 def change(context: Context, dataset_id: str, changes: DatasetChange) -> dict[str, Any]:
-    """Another mapping makes a new version; jobs keep the one that they were given."""
+    """All but the name makes a new version; jobs keep the one that they were given."""
     return datasets.change(context, dataset_id, changes.model_dump(exclude_none=True))
+
+
+@router.post("/{dataset_id}/repairs/preview", summary="What repairs would change")
+def preview_repairs(context: Context, dataset_id: str, wish: RepairsWish) -> dict[str, Any]:
+    """Counts, and the first rows before and after; nothing is stored."""
+    return dataset_repairs.preview_repairs(context, dataset_id, wish.repairs, wish.mapping)
+
+
+@router.get("/{dataset_id}/versions", summary="Every version, the newest first")
+def versions(context: Context, dataset_id: str) -> list[dict[str, Any]]:
+    """With what was done to get it."""
+    return datasets.versions(context, dataset_id)
+
+
+@router.get("/{dataset_id}/download", summary="The rows of a version as CSV", response_class=StreamingResponse)
+def download(
+    context: Context, dataset_id: str, version: int | None = None, part: str = "train", for_spreadsheets: bool = False
+) -> StreamingResponse:
+    """The same columns, cells as they are; `for_spreadsheets` keeps cells from being taken for formulas."""
+    name, chunks = dataset_files.csv_file(context, dataset_id, version, part, for_spreadsheets=for_spreadsheets)
+    return StreamingResponse(chunks, media_type="text/csv; charset=utf-8", headers=attachment(name))
 
 
 @router.delete("/{dataset_id}", summary="Delete a dataset")

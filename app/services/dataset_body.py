@@ -5,9 +5,9 @@ from typing import Any
 
 from app.context import AppContext
 from app.services.mapping import mapping_findings, render_sample
+from storage.doctor.finding import Finding
 from storage.rows import count_rows, read_rows
 from storage.schema.dataset import Dataset, DatasetVersion
-from storage.tables.findings import Finding
 
 NUM_SAMPLES = 3
 NUM_PREVIEW_ROWS = 20
@@ -30,6 +30,8 @@ def described(context: AppContext, dataset: Dataset, version: DatasetVersion) ->
         "num_validation": counts["validation"],
         "num_test": counts["test"],
         "detected": version.detected,
+        "report": version.report,
+        "origin": version.origin,
         "samples": rendered(rows[:NUM_SAMPLES], version.mapping, version.columns),
         "preview": [{name: _cut(cell, MAX_PREVIEW_CHARACTERS) for name, cell in row.items()} for row in rows],
     }
@@ -50,6 +52,22 @@ def summary(dataset: Dataset, version: DatasetVersion) -> dict[str, Any]:
         "mapping": version.mapping,
         "findings": version.findings,
         "blocked": is_blocked(version.findings),
+    }
+
+
+def version_line(version: DatasetVersion) -> dict[str, Any]:
+    """A version as the list of them shows it."""
+    return {
+        "version": version.number,
+        "version_id": version.id,
+        "created_at": version.created_at.isoformat(),
+        "num_rows": version.num_rows,
+        "parts": sorted(version.blobs),
+        "content_hash": version.content_hash,
+        "kind": version.origin.get("kind", "upload" if version.number == 1 else "mapping"),
+        "of": version.origin.get("of"),
+        "done": version.origin.get("done", []),
+        "mapping": version.mapping,
     }
 
 

@@ -2,32 +2,25 @@
 
 import random
 import re
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from app.context import AppContext
-from app.services.dataset_body import NUM_SAMPLES, described, is_blocked, rendered, summary
+from app.services import dataset_files, dataset_repairs
+from app.services.dataset_body import NUM_SAMPLES, described, is_blocked, rendered, summary, version_line
+from app.services.dataset_order import LIVE_ROWS, examined, guessed, work_folder
 from app.services.mapping import complete_mapping, mapping_findings, render_sample
 from storage import datasets as stored
+from storage.doctor.finding import Finding
 from storage.errors import InvalidInputError, NotFoundError
 from storage.rows import read_rows, usable_indices
-from storage.tables.findings import Finding, row_findings
-from storage.tables.guess import guess_mapping
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parse import parse_upload
 from storage.tables.parts import PART_WORDS, assign_parts
-from storage.tables.preview import distinct_values, sample_rows
 from storage.tables.table import Part, StoredTable
-from worker.engine.rendering import template_columns
 
-GUESS_ROWS = 2000
-LIVE_ROWS = 20_000
-"""Rows that are looked at while a user writes; all of them are once the mapping is kept."""
-
-STALE_AFTER_S = 3600.0
+CHANGES = ("name", "mapping", "repairs", "options", "version")
 
 
 def upload(
@@ -53,20 +46,12 @@ def upload(
     Raises:
         StudioError: The files are no table, or the mapping does not fit it.
     """
-    folder = uploads_folder(context)
-    _sweep(folder)
-    table = parse_upload(
-        files,
-        context.store,
-        folder=folder,
-        limits=Limits(max_file_bytes=context.settings.max_upload_bytes),
-        options=ReadOptions.from_dict(dict(options or {})),
-        accept=lambda columns: _refuse_misfit(mapping or {}, columns),
-    )
-    whole = complete_mapping(mapping or {}, _guess(context, table))
-    found = _findings(context, table.blobs, table.columns, whole)
+    table = _parsed(context, files, options, mapping or {})
+    whole = complete_mapping(mapping or {}, guessed(context, table.blobs["train"], table.columns))
+    found, report = examined(context, table.blobs, table.columns, whole)
     with context.database.write() as session:
-        dataset, version = stored.create_dataset(session, name or _name_of(files), table, whole, found)
+        dataset, version = stored.create_dataset(session, name or _name_of(files), table, whole, found, report)
+    dataset_files.keep_upload(context, dataset.id, files, options)
     return described(context, dataset, version)
 
 
@@ -87,35 +72,48 @@ def listing(context: AppContext) -> list[dict[str, Any]]:
         return [summary(dataset, version) for dataset, version in stored.list_datasets(session)]
 
 
+def versions(context: AppContext, dataset_id: str) -> list[dict[str, Any]]:
+    """Every version of a dataset, the newest first: its number, its rows, and what was done to get it.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+    """
+    with context.database.read() as session:
+        return [version_line(version) for version in stored.list_versions(session, dataset_id)]
+
+
 def change(context: AppContext, dataset_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames a dataset, or gives it another mapping in a new version; earlier versions stay as they are.
+    """Changes a dataset; whatever concerns its rows or their use makes a new version, and earlier ones stay.
 
     Args:
         context: The open stores.
         dataset_id: The dataset.
-        changes: `name`, or `mapping` with the fields that change, or both.
+        changes: `name`; `mapping` with the fields that change; `repairs` (see `dataset_repairs`), with `mapping` where
+            that changed too; `options` to read the uploaded file anew; `version`, the number of one to go back to.
 
     Raises:
         StudioError: There is no such dataset, or it cannot be changed so.
     """
-    unknown = sorted(set(changes) - {"name", "mapping"})
+    unknown = sorted(set(changes) - set(CHANGES))
     if unknown:
-        raise InvalidInputError(f"A dataset has no field {unknown[0]!r} to change; it has name and mapping.")
+        raise InvalidInputError(f"A dataset has no field {unknown[0]!r} to change; it has {', '.join(CHANGES)}.")
+    ways = [way for way in ("options", "version") if changes.get(way) is not None]
+    ways += ["repairs"] if "repairs" in changes else ["mapping"] if "mapping" in changes else []
+    if len(ways) > 1:
+        raise InvalidInputError(f"{ways[0]} and {ways[1]} cannot be changed together. Do one after the other.")
     with context.database.read() as session:
-        _, version = stored.get_dataset(session, dataset_id)
-    mapping, found = None, None
-    if "mapping" in changes:
-        mapping = complete_mapping(changes["mapping"], version.mapping)
-        _refuse_blocked(mapping_findings(mapping, version.columns))
-        if mapping == version.mapping:
-            mapping = None
-        else:
-            found = _findings(context, version.blobs, version.columns, mapping)
-    with context.database.write() as session:
-        if "name" in changes:
+        stored.get_dataset(session, dataset_id)
+    if "name" in changes:
+        with context.database.write() as session:
             stored.rename_dataset(session, dataset_id, str(changes["name"]))
-        if mapping is not None:
-            stored.add_version(session, dataset_id, mapping=mapping, findings=found)
+    if ways == ["options"]:
+        _read_anew(context, dataset_id, changes["options"])
+    elif ways == ["version"]:
+        _go_back(context, dataset_id, changes["version"])
+    elif ways == ["repairs"]:
+        dataset_repairs.repair(context, dataset_id, changes["repairs"], changes.get("mapping"))
+    elif ways == ["mapping"]:
+        _change_mapping(context, dataset_id, changes["mapping"])
     return describe(context, dataset_id)
 
 
@@ -127,11 +125,12 @@ def remove(context: AppContext, dataset_id: str) -> dict[str, Any]:
     """
     with context.database.write() as session:
         stored.delete_dataset(session, dataset_id)
+    dataset_files.forget_upload(context, dataset_id)
     return {"id": dataset_id, "deleted": True}
 
 
 def render_samples(context: AppContext, dataset_id: str, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """What a mapping would make of a dataset: `samples`, `findings`, `blocked`. Nothing is stored.
+    """What a mapping would make of a dataset: `samples`, `findings`, `report`, `blocked`. Nothing is stored.
 
     Raises:
         StudioError: There is no such dataset, or a field of the mapping is not of its kind.
@@ -139,9 +138,14 @@ def render_samples(context: AppContext, dataset_id: str, mapping: Mapping[str, A
     with context.database.read() as session:
         _, version = stored.get_dataset(session, dataset_id)
     whole = complete_mapping(mapping, version.mapping)
-    found = _findings(context, version.blobs, version.columns, whole, max_rows=LIVE_ROWS)
+    found, report = examined(context, version.blobs, version.columns, whole, max_rows=LIVE_ROWS)
     rows = read_rows(context.store, version, "train", 0, NUM_SAMPLES)
-    return {"samples": rendered(rows, whole, version.columns), "findings": found, "blocked": is_blocked(found)}
+    return {
+        "samples": rendered(rows, whole, version.columns),
+        "findings": found,
+        "report": report,
+        "blocked": is_blocked(found),
+    }
 
 
 def random_validation_row(context: AppContext, version_id: str, seed: int) -> dict[str, Any]:
@@ -166,25 +170,65 @@ def random_validation_row(context: AppContext, version_id: str, seed: int) -> di
 
 def uploads_folder(context: AppContext) -> Path:
     """The private folder in which uploads wait and are read."""
-    folder = context.settings.home / "uploads"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+    return work_folder(context)
 
 
-def _sweep(folder: Path) -> None:
-    """Deletes what a killed process left; nothing that is in use is that old."""
-    for path in folder.iterdir():
-        try:
-            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:
-            continue
+def _parsed(
+    context: AppContext, files: Sequence[tuple[str, Path]], options: Any, mapping: Mapping[str, Any]
+) -> StoredTable:
+    folder = work_folder(context)
+    dataset_files.sweep_uploads(folder)
+    return parse_upload(
+        files,
+        context.store,
+        folder=folder,
+        limits=Limits(max_file_bytes=context.settings.max_upload_bytes),
+        options=ReadOptions.from_dict(dict(options or {})),
+        accept=lambda columns: _refuse_misfit(mapping, columns),
+    )
 
 
-def _guess(context: AppContext, table: StoredTable) -> dict[str, Any]:
-    store, blob = context.store, table.blobs["train"]
-    rows = sample_rows(store, blob, GUESS_ROWS)
-    return guess_mapping(table.columns, rows, lambda column, limit: distinct_values(store, blob, column, limit))
+def _read_anew(context: AppContext, dataset_id: str, options: Any) -> None:
+    """Reads the uploaded file with other options; the mapping is guessed anew where its columns are gone."""
+    if not isinstance(options, Mapping):
+        raise InvalidInputError(f"options is {options!r}; expected an object such as {{'delimiter': ';'}}.")
+    files, earlier = dataset_files.require_upload(context, dataset_id)
+    whole = {name: value for name, value in {**earlier, **options}.items() if value is not None}
+    table = _parsed(context, files, whole, {})
+    with context.database.read() as session:
+        _, version = stored.get_dataset(session, dataset_id)
+    mapping = dict(version.mapping)
+    if table.columns != version.columns:
+        mapping = guessed(context, table.blobs["train"], table.columns)
+    found, report = examined(context, table.blobs, table.columns, mapping)
+    told = ", ".join(f"{name} {value!r}" for name, value in whole.items()) or "nothing told"
+    origin = {"kind": "reading", "of": version.number, "done": [f"Read the file anew with {told}."], "options": whole}
+    with context.database.write() as session:
+        stored.add_version(
+            session, dataset_id, mapping=mapping, table=table, findings=found, report=report, origin=origin
+        )
+    dataset_files.keep_upload(context, dataset_id, files, whole)
+
+
+def _go_back(context: AppContext, dataset_id: str, number: Any) -> None:
+    if type(number) is not int:
+        raise InvalidInputError(f"version is {number!r}; expected the number of an earlier version.")
+    with context.database.write() as session:
+        stored.restore_version(session, dataset_id, number)
+
+
+def _change_mapping(context: AppContext, dataset_id: str, changes: Any) -> None:
+    with context.database.read() as session:
+        _, version = stored.get_dataset(session, dataset_id)
+    mapping = complete_mapping(changes, version.mapping)
+    _refuse_blocked(mapping_findings(mapping, version.columns))
+    if mapping == version.mapping:
+        return
+    found, report = examined(context, version.blobs, version.columns, mapping)
+    names = [name for name in mapping if mapping[name] != version.mapping.get(name)]
+    origin = {"kind": "mapping", "of": version.number, "done": [f"Changed {', '.join(names)}."]}
+    with context.database.write() as session:
+        stored.add_version(session, dataset_id, mapping=mapping, findings=found, report=report, origin=origin)
 
 
 def _refuse_misfit(mapping: Mapping[str, Any], columns: Sequence[str]) -> None:
@@ -207,21 +251,6 @@ def _refuse_blocked(found: Sequence[Finding]) -> None:
     blocking = next((one for one in found if one["severity"] == "blocks"), None)
     if blocking is not None:
         raise InvalidInputError(blocking["message"])
-
-
-def _findings(
-    context: AppContext,
-    blobs: Mapping[Any, str],
-    columns: Sequence[str],
-    mapping: Mapping[str, Any],
-    *,
-    max_rows: int | None = None,
-) -> list[Finding]:
-    found = mapping_findings(mapping, columns)
-    if is_blocked(found):
-        return found
-    prompt = template_columns(mapping["template"])
-    return found + row_findings(context.store, blobs, columns, prompt, mapping["target"], max_rows=max_rows)
 
 
 def _name_of(files: Sequence[tuple[str, Path]]) -> str:

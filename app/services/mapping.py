@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from storage.doctor.finding import Finding, finding
+from storage.doctor.repairs import repair
 from storage.errors import InvalidInputError
-from storage.tables.findings import Finding, finding
+from storage.tables.view import CONVERSATION
 from worker.engine.rendering import InvalidTemplateError, check_template, render_prompt, template_columns
 
 RENDERINGS = ("auto", "plain", "chat")
@@ -70,11 +72,13 @@ def mapping_findings(mapping: Mapping[str, Any], columns: Sequence[str]) -> list
         listed = ", ".join(columns)
         message = f"The answer is to come from {target!r}, but the table has no such column; it has {listed}."
         found.append(finding("unknown_target", "blocks", message))
-    elif target in template_columns(mapping["template"]):
+    elif target in template_columns(mapping["template"]) and target != CONVERSATION:
         message = (
             f"The prompt shows {{{target}}}, which is the answer itself, so there is nothing to learn. Take it out."
         )
-        found.append(finding("answer_in_prompt", "warns", message))
+        others = [name for name in template_columns(mapping["template"]) if name != target]
+        mends = [repair("leave_out_of_prompt", columns=[target])] if others else []
+        found.append(finding("answer_in_prompt", "warns", message, repairs=mends))
     return found
 
 
