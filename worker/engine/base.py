@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -19,6 +21,8 @@ from worker.engine.attention import install
 from worker.engine.encoder_decoder import decoder_start_ids
 from worker.engine.errors import UnsupportedModelError
 from worker.engine.families import Geometry, check_family, geometry
+from worker.engine.quantisation import check_quantisation, is_quantised
+from worker.engine.quantised_linear import num_weights, take_over
 from worker.engine.recipe import Precision
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -33,8 +37,10 @@ class LoadedBase:
         tokenizer: Its tokenizer; `pad_token` is always set.
         geometry: Its measurements.
         device: Where it computes.
-        dtype: Number format of its weights.
+        dtype: Number format that it computes in.
         decoder_start_ids: What stands in front of every answer of an encoder-decoder; empty for other models.
+        precision: What it was loaded in; int8 and int4 hold its linear layers in as many bits, and `dtype` is then what
+            it computes in.
     """
 
     model: PreTrainedModel
@@ -43,11 +49,12 @@ class LoadedBase:
     device: torch.device
     dtype: torch.dtype
     decoder_start_ids: tuple[int, ...] = ()
+    precision: Precision = "auto"
 
     @property
     def num_parameters(self) -> int:
         """Numbers in the base, tied ones once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return num_weights(self.model)
 
 
 def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") -> LoadedBase:
@@ -56,10 +63,12 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
     Args:
         folder: A model folder with config.json, safetensors and a tokenizer.
         device: `auto` takes CUDA, then Apple's MPS, then the CPU; or a torch device.
-        dtype: `auto` computes in bfloat16 on a GPU that knows it and in fp32 elsewhere.
+        dtype: `auto` computes in bfloat16 on a GPU that knows it and in fp32 elsewhere; int8 and int4 hold the weights
+            of linear layers in as many bits.
 
     Raises:
         UnsupportedModelError: The family takes no prefix, or the folder holds no safetensors.
+        UnsupportedPrecisionError: The number format cannot be had here.
     """
     config = _read_config(folder)
     check_family(config)
@@ -68,6 +77,7 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
             f"{folder.name} holds no safetensors weights, and other kinds can run code when read. "
             "Convert the model to safetensors, or choose another one."
         )
+    check_quantisation(dtype)
     target = choose_device(device)
     number_format = choose_dtype(dtype, target)
     measured = geometry(config)
@@ -79,9 +89,14 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        **_quantised(dtype, target),
     )
+    if is_quantised(dtype):
+        take_over(model)
+    else:
+        model = model.to(target)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    return prepare_base(model.to(target), tokenizer, measured)
+    return replace(prepare_base(model, tokenizer, measured), precision=dtype)
 
 
 def prepare_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, measured: Geometry) -> LoadedBase:
@@ -115,10 +130,20 @@ def choose_dtype(wish: Precision, device: torch.device) -> torch.dtype:
     A CPU gets fp32 even where bfloat16 would be faster, because that depends on its generation and the same job
     should give the same prefix on the next machine.
     """
-    if wish != "auto":
+    if wish in DTYPES:
         return DTYPES[wish]
     is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def _quantised(precision: Precision, target: torch.device) -> dict[str, Any]:
+    """What transformers is told so that linear layers are quantised while they are loaded, one after another."""
+    if not is_quantised(precision):
+        return {}
+    config = BitsAndBytesConfig(
+        load_in_8bit=precision == "int8", load_in_4bit=precision == "int4", bnb_4bit_quant_type="nf4"
+    )
+    return {"quantization_config": config, "device_map": {"": target}}
 
 
 def weights_hash(model: nn.Module) -> str:

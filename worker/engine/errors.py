@@ -19,6 +19,12 @@ class UnsupportedModelError(EngineError):
     code = "unsupported_model"
 
 
+class UnsupportedPrecisionError(EngineError):
+    """The base cannot be held in that number format on this machine."""
+
+    code = "unsupported_precision"
+
+
 class InvalidRecipeError(EngineError):
     """A setting of the training is out of its range."""
 
