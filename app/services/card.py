@@ -75,7 +75,8 @@ def _base(prefix: Prefix, is_hub: bool) -> str:
 
 def _prompt(prefix: Prefix) -> str:
     rendering = prefix.rendering
-    kind = "one user message of the chat template" if rendering.get("kind") == "chat" else "plain text"
+    kinds = {"chat": "one user message of the chat template", "conversation": "all its turns in the chat template"}
+    kind = kinds.get(str(rendering.get("kind")), "plain text")
     parts = [
         f"Each row becomes a prompt as {kind}; the answer was column {_code(str(rendering.get('target', '')))}.",
         _fenced(str(rendering.get("template", "")), "text"),

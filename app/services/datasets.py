@@ -10,7 +10,7 @@ from app.context import AppContext
 from app.services import dataset_files, dataset_repairs
 from app.services.dataset_body import NUM_SAMPLES, described, is_blocked, rendered, summary, version_line
 from app.services.dataset_order import LIVE_ROWS, examined, guessed, work_folder
-from app.services.mapping import complete_mapping, mapping_findings, render_sample
+from app.services.mapping import complete_mapping, mapping_findings, render_sample, without_answer
 from storage import datasets as stored
 from storage.doctor.finding import Finding
 from storage.errors import InvalidInputError, NotFoundError
@@ -165,7 +165,7 @@ def random_validation_row(context: AppContext, version_id: str, seed: int) -> di
     part: Part = "validation" if "validation" in version.blobs else "train"
     index = random.Random(seed).choice(indices)
     row = read_rows(context.store, version, part, index, index + 1)[0]
-    return {"fields": row, **render_sample(row, version.mapping, index + 1)}
+    return {"fields": without_answer(row, version.mapping), **render_sample(row, version.mapping, index + 1)}
 
 
 def uploads_folder(context: AppContext) -> Path:

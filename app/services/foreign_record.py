@@ -95,7 +95,7 @@ def _finite(text: str) -> float | None:
 
 def _rendering(values: dict[str, Any]) -> Rendering:
     kind, seed = values.get("kind", "plain"), values.get("few_shot_seed", 0)
-    if kind not in ("plain", "chat"):
+    if kind not in ("plain", "chat", "conversation"):
         raise InvalidInputError(f"The rendering in {RECORD_NAME} is {str(kind)[:20]!r}; expected 'plain' or 'chat'.")
     return Rendering(
         kind=kind,

@@ -7,6 +7,7 @@ from storage.doctor.finding import Finding, finding
 from storage.doctor.repairs import repair
 from storage.errors import InvalidInputError
 from storage.tables.view import CONVERSATION
+from worker.engine.conversations import ConversationError, is_conversation, split_last_answer, transcript
 from worker.engine.rendering import InvalidTemplateError, check_template, render_prompt, template_columns
 
 RENDERINGS = ("auto", "plain", "chat")
@@ -88,8 +89,30 @@ def render_sample(row: Mapping[str, str], mapping: Mapping[str, Any], number: in
     Raises:
         InvalidTemplateError: The row lacks a column that the template names.
     """
+    if is_conversation(mapping):
+        prompt, target = _shown_conversation(row.get(mapping["target"], ""))
+        return {"prompt": prompt, "target": target, "row": number}
     return {
         "prompt": render_prompt(mapping["template"], row),
         "target": row.get(mapping["target"], ""),
         "row": number,
     }
+
+
+def without_answer(row: Mapping[str, str], mapping: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of a row as a prompt may be made of them: a conversation ends before its last answer."""
+    if not is_conversation(mapping):
+        return dict(row)
+    try:
+        return {**row, mapping["target"]: split_last_answer(row[mapping["target"]])[0]}
+    except ConversationError:
+        return dict(row)
+
+
+def _shown_conversation(text: str) -> tuple[str, str]:
+    """A conversation as a person reads it: who said what before the last answer, and that answer."""
+    try:
+        prompt, answer = split_last_answer(text)
+    except ConversationError:
+        return text, ""
+    return transcript(prompt), answer

@@ -17,6 +17,7 @@ from storage.schema.base_model import BaseModel
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.settings import MAX_NAME_CHARACTERS
 from worker.engine.automatic import resolve
+from worker.engine.conversations import is_conversation
 from worker.engine.families import Geometry, check_family, geometry
 from worker.engine.memory import Fit, Workload, available_memory, estimate_training_bytes, fit
 from worker.engine.recipe import Recipe
@@ -84,6 +85,7 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
     check_family(base_model.config or {})
     measured = geometry(base_model.config or {})
     rendering = _rendering(body, version)
+    _check_template(base_model, rendering["kind"])
     recipe = _resolve(context, wish, version, base_model, rendering["instruction"])
     _check_length(recipe, measured)
     row_tokens = max(8, version.size_bytes // max(1, version.num_rows) // BYTES_PER_TOKEN)
@@ -195,6 +197,8 @@ def _rendering(body: dict[str, Any], version: DatasetVersion) -> dict[str, Any]:
     kind = body.get("rendering") or mapping.get("rendering") or "auto"
     if kind not in RENDERINGS:
         raise InvalidInputError(f"rendering is {kind!r}; expected one of {', '.join(RENDERINGS)}.")
+    if is_conversation(mapping):
+        kind = "conversation"
     return {
         "kind": kind,
         "template": mapping.get("template") or "",
@@ -202,6 +206,15 @@ def _rendering(body: dict[str, Any], version: DatasetVersion) -> dict[str, Any]:
         "instruction": mapping.get("instruction") or "",
         "few_shot_seed": int(mapping.get("seed") or 0),
     }
+
+
+def _check_template(base_model: BaseModel, kind: str) -> None:
+    if kind in ("chat", "conversation") and base_model.details.get("has_chat_template") is False:
+        rows = "The rows are conversations, and" if kind == "conversation" else "Chat rendering was asked for, and"
+        remedy = "upload rows of one prompt and one answer" if kind == "conversation" else "choose plain rendering"
+        raise InvalidInputError(
+            f"{rows} {base_model.name} has no chat template to write them with. Pick a chat model as base, or {remedy}."
+        )
 
 
 def _check_disk(context: AppContext, planned: Plan) -> None:

@@ -55,7 +55,7 @@ def snippet_of(prefix: Prefix, source: BaseModelSource) -> str:
     is_hub = source is BaseModelSource.HUB
     note = "" if is_hub else "  # download this base model in Prefix Studio and unpack it beside this folder's files"
     revision = f", revision={prefix.base_revision!r}" if is_hub and prefix.base_revision else ""
-    body = CHAT if rendering.kind == "chat" else PLAIN
+    body = CHAT if rendering.uses_chat_template else PLAIN
     text = HEAD + body + TAIL
     return text.format(
         base=prefix.base_model,

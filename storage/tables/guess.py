@@ -10,6 +10,10 @@ from storage.tables.column_names import INPUT_NAMES, LABEL_NAMES, TARGET_NAMES, 
 Row = dict[str, str]
 Distinct = Callable[[str, int], list[str] | None]
 
+MESSAGES = "messages"
+CHAT_MAPPING = {"template": f"{{{MESSAGES}}}", "target": MESSAGES, "rendering": "chat"}
+"""Conversations are prompt and answer in one; `worker.engine.conversations` takes them apart."""
+
 MAX_CLASSES_NAMED = 20
 MAX_CLASS_CHARACTERS = 40
 MAX_PROMPT_COLUMNS = 4
@@ -57,6 +61,12 @@ class ColumnView:
         return "{" not in self.name and "}" not in self.name
 
 
+def is_chat(columns: Sequence[str], sample: Sequence[Row]) -> bool:
+    """Whether the rows are conversations, as `storage.tables.conversations` writes them."""
+    first = next((row[MESSAGES] for row in sample if row[MESSAGES]), "") if columns[0] == MESSAGES else ""
+    return first.startswith('[{"role": ')
+
+
 def view_columns(columns: Sequence[str], sample: Sequence[Row]) -> list[ColumnView]:
     """Looks at every column of a sample of rows."""
     views = []
@@ -90,6 +100,8 @@ def guess_mapping(columns: Sequence[str], sample: Sequence[Row], distinct: Disti
     Returns:
         `template`, `target`, `instruction`, `validation_fraction`, `seed` and `rendering`.
     """
+    if is_chat(columns, sample):
+        return {**CHAT_MAPPING, "instruction": "", "validation_fraction": 0.1, "seed": 0}
     views = view_columns(columns, sample)
     target = _guess_target(views, len(sample))
     prompt = _guess_prompt(views, target)

@@ -70,13 +70,20 @@ def prompt_messages(prompt: str, shots: Sequence[tuple[str, str]], *, may_hold_t
         may_hold_turns: Whether prompts are looked at as JSON text of turns.
     """
     turns = prompt_turns(prompt) if may_hold_turns else [{"role": "user", "content": prompt}]
-    head = [turn for turn in turns if turn["role"] == "system"] if shots else []
+    return with_examples(turns, shots, may_hold_turns=may_hold_turns)
+
+
+def with_examples(turns: Sequence[Turn], shots: Sequence[tuple[str, str]], *, may_hold_turns: bool) -> list[Turn]:
+    """Puts prompts with their answers between the system message of a conversation and its other turns."""
+    if not shots:
+        return list(turns)
     shown: list[Turn] = []
     for asked, answer in shots:
         before = prompt_turns(asked) if may_hold_turns else [{"role": "user", "content": asked}]
         shown += [turn for turn in before if turn["role"] != "system"]
         shown.append({"role": "assistant", "content": answer})
-    return [*head, *shown, *(turn for turn in turns if turn not in head)]
+    head = [turn for turn in turns if turn["role"] == "system"]
+    return [*head, *shown, *(turn for turn in turns if turn["role"] != "system")]
 
 
 def split_last_answer(text: str) -> tuple[str, str]:
@@ -103,6 +110,11 @@ def transcript(prompt: str) -> str:
     if len(turns) == 1 and turns[0]["role"] == "user":
         return turns[0]["content"]
     return "\n\n".join(f"{ROLE_NAMES.get(turn['role'], turn['role'])}: {turn['content']}" for turn in turns)
+
+
+def readable(kind: str, prompt: str) -> str:
+    """A prompt as a person reads it, whatever kind of rendering it belongs to."""
+    return transcript(prompt) if kind == "conversation" else prompt
 
 
 def _turns_or_none(text: str) -> list[Turn] | None:

@@ -8,6 +8,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine.base import LoadedBase
+from worker.engine.conversations import readable
 from worker.engine.rendering import Rendering
 from worker.engine.tokens import draw_few_shot, encode_example, encode_prompt, render_row
 
@@ -75,7 +76,7 @@ def draw_questions(
             continue
         room = base.geometry.context_length - (0 if base.geometry.has_encoder else num_targets)
         ids = _asked(base.tokenizer, rendering, prompt, shots, room)
-        chosen.append(Question(prompt, expected.strip(), ids, len(example.target_ids)))
+        chosen.append(Question(readable(rendering.kind, prompt), expected.strip(), ids, len(example.target_ids)))
         if _is_enough(chosen):
             break
     return chosen

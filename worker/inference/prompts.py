@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from worker.engine.chat_template import MAX_PROMPT_CHARACTERS, Message, conversation_ids, with_instruction
+from worker.engine.conversations import readable, with_examples
 from worker.engine.rendering import PLACEHOLDER, Rendering, RenderingKind, render_prompt
 from worker.engine.tokens import Context, KindWish, choose_rendering_kind, encode_prompt, raw_prompt_ids
 from worker.inference.errors import InvalidRequestError
@@ -28,7 +29,11 @@ class RawPrompt:
         """Ids of the text; with a context before it as in plain rendering."""
         if context == "none":
             return raw_prompt_ids(tokenizer, self.text)
-        plain = replace(require_rendering(self.rendering, context), kind="plain")
+        rendering = require_rendering(self.rendering, context)
+        plain, shots = (
+            replace(rendering, kind="plain"),
+            [(readable(rendering.kind, asked), told) for asked, told in shots],
+        )
         return encode_prompt(tokenizer, plain, self.text, context=context, few_shot=shots)
 
 
@@ -50,13 +55,8 @@ class ChatPrompt:
             rendering = require_rendering(self.rendering, context)
             messages = with_instruction(tokenizer, messages, rendering.instruction)
         elif context == "few-shot":
-            turns = [
-                {"role": role, "content": text}
-                for shot in shots
-                for role, text in zip(("user", "assistant"), shot, strict=True)
-            ]
-            head = [message for message in messages if message["role"] == "system"]
-            messages = [*head, *turns, *(message for message in messages if message["role"] != "system")]
+            holds_turns = self.rendering is not None and self.rendering.kind == "conversation"
+            messages = with_examples(messages, shots, may_hold_turns=holds_turns)
         return conversation_ids(tokenizer, messages)
 
 

@@ -1,5 +1,6 @@
 """Model names → what has to be loaded for them, read from the database; knows no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class Registry:
             raise NotFoundError(f"The file of the prefix {prefix.name!r} is gone from this machine. Import it again.")
         return self._store.path(prefix.artifact_hash)
 
-    def training_rows(self, prefix: PrefixEntry) -> list[Row]:
+    def training_rows(self, prefix: PrefixEntry) -> Sequence[Row]:
         """The rows that a prefix was trained on; none where its dataset has been deleted."""
         if prefix.dataset_version_id is None:
             return []

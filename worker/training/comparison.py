@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from storage.rows import Row
@@ -10,7 +10,7 @@ from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
 from worker.engine.errors import EngineError
 from worker.engine.generate import end_ids
-from worker.engine.tokens import end_token_id
+from worker.engine.tokens import end_token_id, render_row
 from worker.evaluation.answers import Answerer
 from worker.evaluation.questions import Question, draw_questions
 from worker.evaluation.verdict import judge
@@ -78,7 +78,7 @@ def _judged(
     base: LoadedBase,
     inputs: Inputs,
     bank: PrefixBank,
-    rows: list[Row],
+    rows: Sequence[Row],
     *,
     budget_s: float,
     is_asked_to_end: Callable[[], bool],
@@ -98,5 +98,5 @@ def _judged(
 
 
 def _targets(task: Task, questions: list[Question], inputs: Inputs) -> list[str]:
-    known = [row[inputs.rendering.target] for row in task.train_rows]
+    known = [render_row(inputs.rendering, row)[1] for row in task.train_rows]
     return [*known, *(question.expected for question in questions)]

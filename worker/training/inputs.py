@@ -1,7 +1,7 @@
 """Everything that a training needs, read and encoded: the base, the rows as token ids, the settings."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from storage.rows import Row, load_parts
 from storage.schema.base_model import BaseModel
 from storage.schema.job import Job
 from storage.settings import Settings
+from storage.stored_rows import StoredRows
 from worker.engine.automatic import resolve
 from worker.engine.base import LoadedBase, load_base
+from worker.engine.chat_template import ChatTemplateError
+from worker.engine.conversations import ConversationError
 from worker.engine.example import Example
 from worker.engine.recipe import Recipe
 from worker.engine.rendering import Rendering
@@ -27,12 +30,12 @@ from worker.engine.tokens import (
     Context,
     choose_rendering_kind,
     draw_few_shot,
-    encode_example,
     encode_prompt,
     initialisation_ids,
     render_row,
 )
 from worker.engine.training import MAX_VALIDATION_ROWS
+from worker.engine.training_rows import encode_row
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class Task:
     job: Job
     base_model: BaseModel
     folder: Path
-    train_rows: list[Row]
-    validation_rows: list[Row]
-    test_rows: list[Row]
+    train_rows: Sequence[Row]
+    validation_rows: Sequence[Row]
+    test_rows: Sequence[Row]
     fingerprint: str
 
 
@@ -136,15 +139,14 @@ def encode(task: Task, base: LoadedBase) -> Inputs:
         on_gpu=base.device.type == "cuda",
     )
     length = recipe.num_virtual_tokens or 0
-    apart = base.geometry.has_encoder
-    encoded = [(row, encode_example(base.tokenizer, rendering, row, has_encoder=apart)) for row in task.validation_rows]
+    encoded = list(_encoded(task.validation_rows, base, rendering))
     fits = base.geometry.fits
     fitting = [pair for pair in encoded if fits(len(pair[1].prompt_ids), len(pair[1].target_ids), length)]
     chosen = _draw(fitting, recipe.seed)
     return Inputs(
         recipe=recipe,
         rendering=rendering,
-        train=[encode_example(base.tokenizer, rendering, row, has_encoder=apart) for row in task.train_rows],
+        train=[example for _, example in _encoded(task.train_rows, base, rendering)],
         validation=[example for _, example in chosen],
         validation_rows=[row for row, _ in chosen],
         instructed=_in_context(base, rendering, chosen, "instruction") if rendering.instruction else [],
@@ -152,6 +154,20 @@ def encode(task: Task, base: LoadedBase) -> Inputs:
         init_ids=_init_ids(task, base, recipe, rendering),
         left_out_validation=len(encoded) - len(fitting),
     )
+
+
+def _encoded(rows: Sequence[Row], base: LoadedBase, rendering: Rendering) -> Iterator[tuple[Row, Example]]:
+    """What is learnt from the rows, each with the row that it is encoded from; conversations give one for each answer.
+
+    Raises:
+        EngineError: A row is refused; the sentence begins with its number in its file.
+    """
+    for place, row in enumerate(rows):
+        try:
+            yield from encode_row(base.tokenizer, rendering, row, has_encoder=base.geometry.has_encoder)
+        except (ChatTemplateError, ConversationError) as error:
+            number = rows.number(place) if isinstance(rows, StoredRows) else place + 1
+            raise type(error)(f"Row {number:,}: {error.message}") from error
 
 
 def _rendering(stored: dict[str, Any], base: LoadedBase) -> Rendering:

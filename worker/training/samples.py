@@ -9,6 +9,7 @@ from storage.rows import Row
 from worker.engine.bank import NO_PREFIX, PrefixBank
 from worker.engine.base import LoadedBase
 from worker.engine.checkpoint import TrainingState
+from worker.engine.conversations import readable
 from worker.engine.generate import GenerationRow, cap_new_tokens, end_ids, stream
 from worker.engine.prompt_tuning import bank_of
 from worker.engine.recipe import Recipe
@@ -73,7 +74,8 @@ class Samples:
 
     def _question(self, row: Row) -> Question:
         prompt, expected = render_row(self._rendering, row)
-        return Question(prompt, expected, tuple(encode_prompt(self._base.tokenizer, self._rendering, prompt)))
+        ids = tuple(encode_prompt(self._base.tokenizer, self._rendering, prompt))
+        return Question(readable(self._rendering.kind, prompt), expected, ids)
 
     def _generate(self, bank: PrefixBank | None) -> list[str]:
         """Greedy answers, all in one batch."""
