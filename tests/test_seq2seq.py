@@ -16,7 +16,7 @@ from tests.tiny_seq2seq import (
     tiny_seq2seq_tokenizer,
 )
 from worker.engine.bank import NO_PREFIX, PrefixBank
-from worker.engine.base import LoadedBase, load_base, prepare_base
+from worker.engine.base import LoadedBase, load_base, prepare_base, weights_hash
 from worker.engine.batches import collate
 from worker.engine.errors import ContextOverflowError, UnsupportedModelError
 from worker.engine.evaluate import evaluate
@@ -30,6 +30,7 @@ from worker.engine.prompt_tuning import load_bank
 from worker.engine.recipe import Recipe
 from worker.engine.rendering import Rendering
 from worker.engine.tokens import encode_example, encode_prompt, initialisation_ids
+from worker.engine.train import train
 
 RENDERING = Rendering(kind="plain", template="Review: {text}", target="label", instruction="Sort the review.")
 ROWS = [{"text": "a delight", "label": "positive"}, {"text": "slow and cold soup", "label": "negative or so"}]
@@ -171,3 +172,30 @@ def test_written_instruction_goes_to_the_encoder():
     base = base_of("t5")
     ids = encode_prompt(base.tokenizer, RENDERING, "Review: a delight", context="instruction")
     assert ids == base.tokenizer("Sort the review.\n\nReview: a delight").input_ids
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_training_lowers_the_loss_of_held_out_rows_and_leaves_the_base_as_it_was(family):
+    base = base_of(family)
+    before = weights_hash(base.model)
+    recipe = Recipe(
+        num_virtual_tokens=4, learning_rate=5e-2, max_steps=20, batch_size=2, eval_every=10, warmup_fraction=0.1
+    )
+    ids = initialisation_ids(base.tokenizer, RENDERING, ROWS, 4, has_encoder=True)
+    events = list(train(base, examples_of(base), examples_of(base), recipe, init_ids=ids))
+    started, finished = events[0], events[-1]
+    assert started.num_parameters == base.geometry.prefix_parameters("prefix-tuning", 4)
+    assert finished.validation_loss_after < 0.9 * finished.validation_loss_before
+    bank = load_bank(base, [finished.prefix])
+    assert evaluate(base, bank, examples_of(base)).loss == pytest.approx(finished.validation_loss_after, abs=1e-4)
+    assert weights_hash(base.model) == before
+    again = list(train(base, examples_of(base), examples_of(base), recipe, init_ids=ids))[-1]
+    assert (again.prefix.values == finished.prefix.values).all()
+
+
+def test_training_leaves_out_rows_whose_prompt_or_answer_is_too_long():
+    base = base_of("t5")
+    rows = [*examples_of(base), Example((5,) * (SEQ2SEQ_CONTEXT + 1), (6,)), Example((5,), (6,) * SEQ2SEQ_CONTEXT)]
+    recipe = Recipe(num_virtual_tokens=60, learning_rate=1e-2, max_steps=1, batch_size=4, eval_every=1, init="random")
+    started = next(iter(train(base, rows, [], recipe, init_ids=[])))
+    assert (started.num_train, started.left_out) == (2, 2)

@@ -97,8 +97,8 @@ def take_over(model: nn.Module) -> None:
             shape = (child.out_features, child.in_features)
             if packed.dtype != torch.int8 and math.prod(shape) % BLOCK_SIZE:
                 raise UnsupportedPrecisionError(
-                    f"The layer {name!r} of this base has {math.prod(shape)} weights; expected a multiple of {BLOCK_SIZE}, "
-                    "as many as share a scale in 4 bit. Choose int8."
+                    f"The layer {name!r} of this base has {math.prod(shape)} weights; expected a multiple of "
+                    f"{BLOCK_SIZE}, as many as share a scale in 4 bit. Choose int8."
                 )
             setattr(module, name, QuantisedLinear(packed, scales, shape, child.bias))
 
