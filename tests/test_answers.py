@@ -70,8 +70,21 @@ def test_examples_that_do_not_fit_are_left_out_and_so_is_a_row_without_room(base
     drawn = draw_questions(base, RENDERING, HELD_OUT, long, num_virtual_tokens=8, seed=0)
     fitting = len(drawn[0].prompt_ids["few-shot"])
     assert len(drawn[0].prompt_ids["base"]) < fitting <= base.geometry.context_length
+    assert 0 < drawn[0].num_examples < 4
     hopeless = [{"food": "x" * 4000, "text": "y"}]
     assert draw_questions(base, RENDERING, hopeless, TRAIN, num_virtual_tokens=8, seed=0) == []
+
+
+def test_one_row_too_long_for_a_side_takes_that_side_from_nobody_else(base: LoadedBase) -> None:
+    words = len(base.tokenizer("food: ").input_ids), len(base.tokenizer("x").input_ids)
+    room = base.geometry.context_length - 8 - sum(words) - len(base.tokenizer(" y").input_ids) - 2
+    long = {"food": "x" * room, "text": "y"}
+    drawn = draw_questions(base, RENDERING, [*HELD_OUT, long], TRAIN, num_virtual_tokens=0, seed=0)
+    assert len(drawn) == 12
+    assert arms_of(drawn) == ["base", "instruction", "few-shot", "prefix"]
+    assert draw_questions(base, RENDERING, [long], TRAIN, num_virtual_tokens=0, seed=0)[0].prompt_ids.keys() == {
+        "base", "prefix",
+    }  # fmt: skip
 
 
 def test_no_instruction_means_no_such_side(base: LoadedBase) -> None:

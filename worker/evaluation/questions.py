@@ -32,12 +32,14 @@ class Question:
         expected: The target, as text.
         prompt_ids: As the model reads it, for each side that has room for it.
         num_target_tokens: Length of the target, its end token included.
+        num_examples: Examples that the few-shot prompt has room for.
     """
 
     prompt: str
     expected: str
     prompt_ids: dict[Arm, tuple[int, ...]]
     num_target_tokens: int
+    num_examples: int = 0
 
 
 def draw_questions(
@@ -52,7 +54,8 @@ def draw_questions(
     """Rows to compare on, in an order drawn by the seed, so that the first ones alone are a fair sample too.
 
     Rows of one prompt get one answer from each side, so one of them is asked: more would make the intervals too narrow.
-    Rows whose prompt was trained on and rows longer than the context are not asked.
+    Rows whose prompt was trained on and rows longer than the context are not asked, nor are the few rows too long for
+    a side that most rows have room for.
 
     Args:
         base: The frozen base.
@@ -75,11 +78,13 @@ def draw_questions(
         if not base.geometry.fits(len(example.prompt_ids), num_targets, num_virtual_tokens):
             continue
         room = base.geometry.context_length - (0 if base.geometry.has_encoder else num_targets)
-        ids = _asked(base.tokenizer, rendering, prompt, shots, room)
-        chosen.append(Question(readable(rendering.kind, prompt), expected.strip(), ids, len(example.target_ids)))
+        ids, num_examples = _asked(base.tokenizer, rendering, prompt, shots, room)
+        text = readable(rendering.kind, prompt)
+        chosen.append(Question(text, expected.strip(), ids, num_targets, num_examples))
         if _is_enough(chosen):
             break
-    return chosen
+    usual = {arm for arm in ARMS if sum(arm in question.prompt_ids for question in chosen) * 2 > len(chosen)}
+    return [question for question in chosen if usual <= question.prompt_ids.keys()]
 
 
 def arms_of(questions: Sequence[Question]) -> list[Arm]:
@@ -104,7 +109,7 @@ def _asked(
     prompt: str,
     shots: Sequence[tuple[str, str]],
     room: int,
-) -> dict[Arm, tuple[int, ...]]:
+) -> tuple[dict[Arm, tuple[int, ...]], int]:
     plain = tuple(encode_prompt(tokenizer, rendering, prompt))
     asked: dict[Arm, tuple[int, ...]] = {"base": plain, "prefix": plain}
     if rendering.instruction:
@@ -114,6 +119,5 @@ def _asked(
     for count in range(len(shots), 0, -1):
         shown = encode_prompt(tokenizer, rendering, prompt, context="few-shot", few_shot=shots[:count])
         if len(shown) <= room:
-            asked["few-shot"] = tuple(shown)
-            break
-    return asked
+            return asked | {"few-shot": tuple(shown)}, count
+    return asked, 0

@@ -45,11 +45,14 @@ def judge(questions: Sequence[Question], answers: Answers, targets: Sequence[str
     }
     deciding = {arm: by_name[metric] for arm, by_name in tallies.items()}
     tokens = {arm: _mean_tokens(asked, arm) for arm in texts}
+    arms = {arm: _arm(by_name, tokens[arm], seed) for arm, by_name in tallies.items()}
+    if "few-shot" in arms:
+        arms["few-shot"]["examples"] = max(question.num_examples for question in asked)
     return {
         "num_rows": len(asked),
         "kind": kind,
         "metric": metric,
-        "arms": {arm: _arm(by_name, tokens[arm], seed) for arm, by_name in tallies.items()},
+        "arms": arms,
         "verdicts": {
             arm: {**_against(deciding["prefix"], other, seed), "tokens_saved": round(tokens[arm] - tokens["prefix"], 1)}
             for arm, other in deciding.items()

@@ -1,0 +1,187 @@
+"""The verdict on a prefix in words: one sentence, a small table, what it saves and what it rests on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+Evaluation = dict[str, Any]
+"""`metrics["evaluation"]` of docs/contract.md."""
+
+SIDES = {
+    "base": "Base model",
+    "instruction": "With the written instruction",
+    "few-shot": "With examples in the prompt",
+    "prefix": "With the prefix",
+}
+RIVALS = {"base": "the base", "instruction": "the written instruction", "few-shot": "examples in the prompt"}
+METRICS = {
+    "accuracy": "Right",
+    "exact_match": "Exactly right",
+    "macro_f1": "Macro-F1",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF",
+    "bleu": "BLEU",
+}
+SHARES = ("accuracy", "exact_match")
+"""Metrics that are a share of the rows; the others are points of 100."""
+
+PARTS = {"test": "test part", "validation": "validation part"}
+ENDINGS = {
+    "time": "The time for the comparison was up before the other rows were answered.",
+    "asked": "The comparison was ended before the other rows were answered.",
+}
+FEW_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Table:
+    """The figures of all sides.
+
+    Attributes:
+        headers: First the side, then its metrics with the one that decides in front, tokens, verdict.
+        rows: As many cells each, as text.
+        verdicts: One for each row: `helps`, `no difference`, `worse`, or empty for the prefix itself.
+    """
+
+    headers: list[str]
+    rows: list[list[str]]
+    verdicts: list[str]
+
+
+def is_judged(evaluation: Evaluation | None) -> bool:
+    """Whether there are figures; otherwise at most a reason why there are none."""
+    return bool(evaluation and evaluation.get("verdicts"))
+
+
+def sentence(evaluation: Evaluation) -> str:
+    """The whole verdict in one sentence."""
+    if not is_judged(evaluation):
+        return f"Not compared with the base model. {evaluation.get('reason', '')}".strip()
+    metric, arms = evaluation["metric"], evaluation["arms"]
+    others = [f"{_asked(arm, arms[arm])} {_figure(metric, arms[arm])}" for arm in evaluation["verdicts"]]
+    rows = f"{evaluation['num_rows']:,} {'row' if evaluation['num_rows'] == 1 else 'rows'}"
+    return (
+        f"On {rows} that it was not trained on, {_claim(metric, arms['prefix'])}; {', '.join(others)}: "
+        f"{_conclusion(evaluation)}."
+    )
+
+
+def overall(evaluation: Evaluation) -> str:
+    """One word for all comparisons: `helps`, `no difference`, `worse`, or `mixed`."""
+    told = {against["verdict"] for against in evaluation["verdicts"].values()}
+    return str(told.pop()) if len(told) == 1 else "mixed"
+
+
+def headline(evaluation: Evaluation) -> str:
+    """Base and prefix in a few characters, for lists: `0 % → 75 % right`."""
+    metric, arms = evaluation["metric"], evaluation["arms"]
+    words = "right" if metric in SHARES else METRICS[metric]
+    return f"{_figure(metric, arms['base'])} → {_figure(metric, arms['prefix'])} {words}"
+
+
+def table(evaluation: Evaluation) -> Table:
+    """Every side with every metric."""
+    arms, verdicts = evaluation["arms"], evaluation["verdicts"]
+    metrics = sorted(arms["prefix"]["metrics"], key=lambda name: name != evaluation["metric"])
+    headers = ["", *[METRICS[name] for name in metrics], "Tokens of a prompt", "The prefix against it"]
+    rows = [
+        [
+            SIDES[arm],
+            *[_with_interval(name, told["metrics"][name]) for name in metrics],
+            f"{told['prompt_tokens']:,.0f}",
+            _difference(verdicts.get(arm)),
+        ]
+        for arm, told in arms.items()
+    ]
+    return Table(headers, rows, [verdicts[arm]["verdict"] if arm in verdicts else "" for arm in arms])
+
+
+def savings(evaluation: Evaluation) -> str:
+    """What a request gets shorter by; empty where there is neither an instruction nor an example to do without."""
+    told = [
+        f"{against['tokens_saved']:,.0f} tokens against {RIVALS[arm]}"
+        for arm, against in evaluation["verdicts"].items()
+        if against["tokens_saved"] > 0
+    ]
+    return f"Each request saves {' and '.join(told)}." if told else ""
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """Which rows these are, and what limits the figures."""
+    count, held_out = evaluation["num_rows"], evaluation["num_held_out"]
+    part = PARTS[evaluation["part"]]
+    told = [f"The rows are {count:,} of the {held_out:,} of the {part}, one for each prompt, drawn by the seed."]
+    if evaluation["chose_checkpoint"]:
+        told.append(
+            "The same part chose the best step of the training, which favours the prefix a little; rows in a test part "
+            "of their own would not."
+        )
+    told.append(
+        "Ranges hold 95 times of 100 (bootstrap over the rows; differences by pairs). Answers are the most likely ones."
+    )
+    ending = ENDINGS.get(evaluation.get("ended", ""))
+    if ending:
+        told.append(ending)
+    if count < FEW_ROWS:
+        told.append("With so few rows only large differences can be told apart.")
+    return told
+
+
+def _claim(metric: str, arm: dict[str, Any]) -> str:
+    figure = arm["metrics"][metric]
+    low, high, unit = _points(figure["low"]), _points(figure["high"]), " %" if metric in SHARES else ""
+    sure = f"({low} to {high}{unit})"
+    if metric == "accuracy":
+        return f"the prefix answers {_figure(metric, arm)} right {sure}"
+    if metric == "exact_match":
+        return f"the prefix answers {_figure(metric, arm)} exactly right {sure}"
+    return f"the prefix's answers come to {_figure(metric, arm)} of 100 in {METRICS[metric]} {sure}"
+
+
+def _asked(arm: str, told: dict[str, Any]) -> str:
+    if arm == "few-shot" and told.get("examples"):
+        count = told["examples"]
+        return f"with {count} {'example' if count == 1 else 'examples'} in the prompt"
+    return {"base": "the base", "instruction": "with the written instruction"}.get(arm, "with examples in the prompt")
+
+
+def _conclusion(evaluation: Evaluation) -> str:
+    words = {"helps": "it helps", "no difference": "no difference can be told", "worse": "it does worse"}
+    word = overall(evaluation)
+    if word != "mixed":
+        return words[word]
+    phrases = {
+        "helps": "it helps against {}",
+        "no difference": "no difference can be told to {}",
+        "worse": "it does worse than {}",
+    }
+    parts = []
+    for verdict, phrase in phrases.items():
+        rivals = [RIVALS[arm] for arm, against in evaluation["verdicts"].items() if against["verdict"] == verdict]
+        if rivals:
+            parts.append(phrase.format(" and ".join(rivals)))
+    return ", ".join(parts)
+
+
+def _difference(against: dict[str, Any] | None) -> str:
+    if against is None:
+        return "–"
+    difference = against["difference"]
+    low, high = _points(difference["low"]), _points(difference["high"])
+    counts = f"better on {against['gained']:,}, worse on {against['lost']:,}"
+    return f"{_points(difference['value'], sign=True)} points ({low} to {high}); {counts}"
+
+
+def _with_interval(metric: str, figure: dict[str, float]) -> str:
+    unit = " %" if metric in SHARES else ""
+    return f"{_points(figure['value'])}{unit} ({_points(figure['low'])} to {_points(figure['high'])})"
+
+
+def _figure(metric: str, arm: dict[str, Any]) -> str:
+    return _points(arm["metrics"][metric]["value"]) + (" %" if metric in SHARES else "")
+
+
+def _points(value: float, *, sign: bool = False) -> str:
+    """A share of 1 as a whole number of 100; a minus sign that lines up with digits."""
+    number = round(100 * value)
+    text = f"{number:+d}" if sign and number else str(number)
+    return text.replace("-", "−")
