@@ -17,6 +17,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
+from worker.engine.dense_attention import attend, can_attend, causal_mask
 from worker.engine.encoder_decoder import number_attentions
 from worker.engine.errors import UnsupportedModelError
 from worker.engine.prefix_mask import PrefixMask
@@ -199,6 +200,10 @@ def prefix_sdpa_forward(
             attention_mask = mask.extend(attention_mask, shape, window, query.dtype, is_causal=is_causal)
         if bias is not None:
             kwargs["position_bias"] = _extend_bias(module, bias, shape)
+    elif attention_mask is None and _is_causal(module, kwargs):
+        attention_mask = causal_mask(query, key)
+    if attention_mask is not None and can_attend(query, attention_mask, kwargs):
+        return attend(query, key, value, attention_mask, kwargs.get("scaling")), None
     output: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return output
 
