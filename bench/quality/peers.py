@@ -1,0 +1,142 @@
+"""PEFT's methods as a user would set them up, from the same base and the same text as ours."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import peft
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from worker.engine.attention import install
+from worker.engine.bank import PrefixBank
+from worker.engine.base import LoadedBase, prepare_base
+from worker.engine.prompt_tuning import bank_of
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a peer starts from.
+
+    Attributes:
+        folder: The base's folder.
+        base: The same base as ours has it, for its tokenizer and number format.
+        num_virtual_tokens: Length P, the one that the automatic recipe chose for ours.
+        text: The text that ours starts from: the instruction, then training rows; at least P tokens.
+    """
+
+    folder: Path
+    base: LoadedBase
+    num_virtual_tokens: int
+    text: str
+
+    def model(self) -> PreTrainedModel:
+        """A fresh copy of the base with stock attention."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            self.folder, dtype=self.base.dtype, attn_implementation="sdpa", local_files_only=True
+        )
+        return model.to(self.base.device).eval()
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One method of PEFT.
+
+    Attributes:
+        title: For the table.
+        low, high: Between which rates are tried (AdamW), found in a pilot on this base.
+        build: Makes the trainable model; random numbers come from torch's global generator.
+    """
+
+    title: str
+    low: float
+    high: float
+    build: Callable[[Start], PeftModel]
+
+
+def _prefix_default(start: Start) -> PeftModel:
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=start.num_virtual_tokens)
+    return peft.get_peft_model(start.model(), config)
+
+
+def _prefix_from_text(start: Start) -> PeftModel:
+    return _from_text(start, _prefix_default(start))
+
+
+def _cartridge_from_text(start: Start) -> PeftModel:
+    config = peft.CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=start.num_virtual_tokens)
+    return _from_text(start, peft.get_peft_model(start.model(), config))
+
+
+def _from_text(start: Start, model: PeftModel) -> PeftModel:
+    # The text holds the turns of a chat already where the base has a template.
+    peft.initialize_kv_prefix_from_text(model, start.base.tokenizer, text=start.text, use_chat_template=False)
+    return model
+
+
+def _prompt_from_text(start: Start) -> PeftModel:
+    config = peft.PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=start.num_virtual_tokens,
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text=start.text,
+        tokenizer_name_or_path=str(start.folder),
+    )
+    return peft.get_peft_model(start.model(), config)
+
+
+def _lora(rank: int) -> Callable[[Start], PeftModel]:
+    def build(start: Start) -> PeftModel:
+        config = peft.LoraConfig(
+            task_type="CAUSAL_LM", r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear"
+        )
+        return peft.get_peft_model(start.model(), config)
+
+    return build
+
+
+PEERS: dict[str, Peer] = {
+    "peft_prefix": Peer("PEFT prefix, default start", 1e-2, 1.0, _prefix_default),
+    "peft_prefix_text": Peer("PEFT prefix from text", 1e-2, 3e-1, _prefix_from_text),
+    "peft_cartridge_text": Peer("PEFT CARTRIDGE from text", 1e-2, 3e-1, _cartridge_from_text),
+    "peft_prompt": Peer("PEFT prompt tuning from text", 1e-2, 3e-1, _prompt_from_text),
+    "peft_lora_8": Peer("PEFT LoRA r=8, all linear layers", 1e-3, 3e-2, _lora(8)),
+    "peft_lora_32": Peer("PEFT LoRA r=32, all linear layers", 1e-3, 3e-2, _lora(32)),
+}
+PREFIX_PEERS = ("peft_prefix", "peft_prefix_text", "peft_cartridge_text")
+PROMPT_PEERS = ("peft_prompt",)
+LORA_GOAL = "peft_lora_32"
+
+
+def build(peer: Peer, start: Start, seed: int) -> PeftModel:
+    """The peer's trainable model in its first state, the same for the same seed."""
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peer.build(start).eval()
+
+
+def is_prompt_learning(model: PeftModel) -> bool:
+    """Whether the model has virtual tokens in front (and no changed weights)."""
+    return bool(model.active_peft_config.is_prompt_learning)
+
+
+def for_use(model: PeftModel, base: LoadedBase) -> tuple[LoadedBase, PrefixBank | None]:
+    """The trained peer as the engine takes it: a bank for the untouched base, or a base with LoRA merged in.
+
+    Exact: a test holds the losses equal to those of PEFT's own forward.
+    """
+    if not is_prompt_learning(model):
+        merged = model.merge_and_unload()
+        return prepare_base(merged, base.tokenizer, base.geometry), None
+    table = model.get_prompt_embedding_to_save(model.active_adapter).to(base.device).float()
+    config = model.active_peft_config
+    install(base.model)
+    if config.peft_type == peft.PeftType.PROMPT_TUNING:
+        with torch.no_grad():
+            return base, PrefixBank(bank_of(base, "prompt-tuning", table.unsqueeze(0)).kv)
+    measured = base.geometry
+    shape = (len(table), measured.num_layers, 2, measured.num_kv_heads, measured.head_dim)
+    return base, PrefixBank(table.view(shape).permute(1, 2, 3, 0, 4).unsqueeze(0).to(base.dtype))

@@ -1,0 +1,88 @@
+"""The sweep of a peer: as many rates, the same elimination and at least as many examples as ours saw."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from worker.engine.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Steps between two looks at the validation rows.
+
+    Attributes:
+        begin: First step, counted from 0.
+        end: The step after its last one.
+        num_alive: Rates that are still tried in it.
+    """
+
+    begin: int
+    end: int
+    num_alive: int
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """How several rates are tried within one budget of examples.
+
+    Attributes:
+        rates: Peak rates, one candidate each.
+        max_steps: Updates of a candidate that is never dropped; its schedule's length.
+        batch_size: Rows of an update.
+        num_train: Rows of an epoch, whose last batch may have fewer than the others.
+        eval_every: Steps between two looks at the validation rows.
+        sweep_steps: Steps after which the worse half of the candidates is dropped, until one is left.
+    """
+
+    rates: tuple[float, ...]
+    max_steps: int
+    batch_size: int
+    num_train: int
+    eval_every: int
+    sweep_steps: int
+
+    @classmethod
+    def like(cls, recipe: Recipe, rates: tuple[float, ...], num_train: int) -> "SweepPlan":
+        """The plan of a resolved recipe, with other rates."""
+        max_steps, batch_size, eval_every = recipe.max_steps or 0, recipe.batch_size or 0, recipe.eval_every or 0
+        return cls(rates, max_steps, batch_size, num_train, eval_every, recipe.sweep_steps or eval_every)
+
+    @property
+    def rows_per_step(self) -> float:
+        """Mean over an epoch."""
+        return self.num_train / math.ceil(self.num_train / self.batch_size)
+
+    def segments(self) -> Iterator[Segment]:
+        """The plan in order."""
+        begin, num_alive = 0, len(self.rates)
+        for end in range(1, self.max_steps + 1):
+            is_rung = num_alive > 1 and end % self.sweep_steps == 0
+            if not (is_rung or end % self.eval_every == 0 or end == self.max_steps):
+                continue
+            yield Segment(begin, end, num_alive)
+            begin, num_alive = end, math.ceil(num_alive / 2) if is_rung else num_alive
+
+    @property
+    def num_examples(self) -> int:
+        """Rows that all candidates see together."""
+        return round(self.rows_per_step * sum((part.end - part.begin) * part.num_alive for part in self.segments()))
+
+    def for_examples(self, num_examples: int) -> "SweepPlan":
+        """The shortest plan of the same proportions whose candidates see at least so many rows together."""
+        plan = self._scaled(max(int(num_examples / (self.rows_per_step * len(self.rates))), 1))
+        while plan.num_examples < num_examples:
+            plan = self._scaled(plan.max_steps + 1)
+        return plan
+
+    def _scaled(self, max_steps: int) -> "SweepPlan":
+        share = max_steps / self.max_steps
+        eval_every, sweep_steps = (max(round(every * share), 1) for every in (self.eval_every, self.sweep_steps))
+        return replace(self, max_steps=max_steps, eval_every=eval_every, sweep_steps=sweep_steps)
+
+
+def spread(low: float, high: float, count: int) -> tuple[float, ...]:
+    """Rates at equal ratios from the lowest to the highest; the geometric middle where there is only one."""
+    if count == 1:
+        return (float(f"{math.sqrt(low * high):.3g}"),)
+    return tuple(float(f"{low * (high / low) ** (index / (count - 1)):.3g}") for index in range(count))

@@ -1,0 +1,121 @@
+"""One cell from its rows to its figures: train, measure the frozen test part, answer it."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.quality.cells import Cell, Record
+from bench.quality.ours import OUR_METHODS, initial_text, resolved, train_ours
+from bench.quality.parts import PartSizes, TaskData, prepare
+from bench.quality.peer_training import train_peer
+from bench.quality.peers import PEERS, Start
+from bench.quality.plan import SweepPlan, spread
+from bench.quality.tasks import TASKS
+from bench.quality.trained import Trained, answers, row_losses
+from worker.engine.base import LoadedBase, load_base
+from worker.engine.recipe import Precision, Recipe
+from worker.evaluation.answers import trimmed
+from worker.evaluation.metrics import main_metric, measure, metrics_of, task_kind
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all cells share.
+
+    Attributes:
+        base_folder: The base model.
+        data_folder: Holds a folder for each task.
+        dtype: Number format of the base, for every method.
+        sizes: Rows of each part.
+        max_steps: Steps of our recipe where the automatic number is not wanted (a smoke run); None leaves it open.
+    """
+
+    base_folder: Path
+    data_folder: Path
+    dtype: Precision = "auto"
+    sizes: PartSizes = field(default_factory=PartSizes)
+    max_steps: int | None = None
+
+
+class Workbench:
+    """Trains and measures cells on one loaded base.
+
+    Args:
+        setup: What all cells share.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.base: LoadedBase = load_base(setup.base_folder, dtype=setup.dtype)
+        self._data: dict[str, TaskData] = {}
+
+    def data(self, task: str) -> TaskData:
+        """The rows of a task, encoded once."""
+        if task not in self._data:
+            self._data[task] = prepare(self.setup.data_folder, TASKS[task], self.base.tokenizer, self.setup.sizes)
+        return self._data[task]
+
+    def run(self, cell: Cell, num_examples: int | None) -> dict[str, Any]:
+        """Trains one cell and measures it on the test part.
+
+        Args:
+            cell: What to train.
+            num_examples: Rows that ours saw on the same task with the same seed; a peer sees at least as many.
+
+        Returns:
+            Figures that JSON can hold.
+        """
+        data = self.data(cell.task)
+        began = time.monotonic()
+        trained = self._train(cell, data, num_examples)
+        train_s = time.monotonic() - began
+        losses = row_losses(trained.base, trained.bank, data.test)
+        figures = {
+            "num_examples": trained.num_examples,
+            "num_parameters": trained.num_parameters,
+            "rates": list(trained.rates),
+            "learning_rate": trained.learning_rate,
+            "best_step": trained.best_step,
+            "validation_loss": trained.validation_loss,
+            "row_losses": [round(loss, 5) for loss in losses],
+            "row_tokens": [len(row.target_ids) for row in data.test],
+            "train_s": round(train_s, 1),
+            "data_sha256": data.sha256,
+            **_answered(trained, data),
+        }
+        return {**figures, "seconds": round(time.monotonic() - began, 1)}
+
+    def _train(self, cell: Cell, data: TaskData, num_examples: int | None) -> Trained:
+        if cell.method in OUR_METHODS:
+            return train_ours(self.base, data, self._recipe(data, OUR_METHODS[cell.method].recipe(cell.seed)))
+        recipe = self._recipe(data, Recipe(seed=cell.seed))
+        peer = PEERS[cell.method]
+        rates = spread(peer.low, peer.high, max(len(recipe.sweep), 1))
+        plan = SweepPlan.like(recipe, rates, len(data.train))
+        length = recipe.num_virtual_tokens or 0
+        # Twice the tokens, because the text may take fewer when it is tokenised in one piece; PEFT cuts it to P.
+        text = self.base.tokenizer.decode(initial_text(self.base, data, cell.seed, 2 * length))
+        start = Start(self.setup.base_folder, self.base, length, text)
+        plan = plan.for_examples(num_examples or plan.num_examples)
+        return train_peer(peer, start, data.train, data.validation, plan, cell.seed)
+
+    def _recipe(self, data: TaskData, asked: Recipe) -> Recipe:
+        if self.setup.max_steps is not None:
+            asked = Recipe.from_dict({**asked.to_dict(), "max_steps": self.setup.max_steps})
+        return resolved(self.base, data, asked)
+
+
+def _answered(trained: Trained, data: TaskData) -> Record:
+    """Greedy answers and what they score; `row_scores` are of the metric that decides."""
+    targets = [*(row[data.spec.target] for row in data.train_rows), *data.references]
+    kind = task_kind(targets)
+    metric = main_metric(kind, data.references)
+    given = trimmed(answers(trained.base, trained.bank, data), targets)
+    tallies = {name: measure(name, given, data.references) for name in metrics_of(kind)}
+    return {
+        "metric": metric,
+        "metrics": {name: round(tally.value, 5) for name, tally in tallies.items()},
+        "row_scores": [round(float(score), 5) for score in tallies[metric].scores],
+        "answers": given,
+    }
