@@ -3,15 +3,17 @@
 from datetime import datetime
 from typing import Any
 
+from app.services import verdict
 from storage.schema.job import Job, JobEvent
 
 
-def job_body(job: Job, queue: list[str]) -> dict[str, Any]:
+def job_body(job: Job, queue: list[str], *, with_rows: bool = True) -> dict[str, Any]:
     """A job as REST answers with it.
 
     Args:
         job: Its row.
         queue: Ids of the jobs that wait, in their order.
+        with_rows: Whether the rows of its evaluation are wanted.
     """
     return {
         "id": job.id,
@@ -21,7 +23,7 @@ def job_body(job: Job, queue: list[str]) -> dict[str, Any]:
         "stop_request": job.stop_request.value if job.stop_request else None,
         "step": job.step,
         "max_steps": job.max_steps,
-        "metrics": dict(job.metrics),
+        "metrics": verdict.body(job.metrics, with_rows=with_rows),
         "eta_s": job.eta_s,
         "error": job.error,
         "prefix_id": job.prefix_id,

@@ -86,7 +86,7 @@ def listing(context: AppContext) -> list[dict[str, Any]]:
     with context.database.read() as session:
         jobs = stored.list_jobs(session)
         queue = [each.id for each in stored.queued_jobs(session)]
-    bodies = [job_body(job, queue) for job in jobs]
+    bodies = [job_body(job, queue, with_rows=False) for job in jobs]
     for body in bodies:
         body["metrics"].pop("samples", None)
     return bodies
@@ -157,8 +157,8 @@ def curve(context: AppContext, job_id: str) -> dict[str, Any]:
     """The loss of a job over its steps: one account of all its attempts, thinned out where it is long.
 
     Returns:
-        `steps`, `train_loss` (one for each step), `validation` (`step`, `loss`), `baselines` (`base`, `instruction`),
-        `best_step`.
+        `steps`, `train_loss` (one for each step), `validation` (`step`, `loss`), `baselines` (`base`, `instruction`,
+        `few_shot`), `best_step`.
 
     Raises:
         NotFoundError: There is no such job.
@@ -170,7 +170,7 @@ def curve(context: AppContext, job_id: str) -> dict[str, Any]:
         "steps": list(history.train),
         "train_loss": list(history.train.values()),
         "validation": [{"step": step, "loss": loss} for step, loss in history.validation.items()],
-        "baselines": {"base": job.metrics.get("base_loss"), "instruction": job.metrics.get("instruction_loss")},
+        "baselines": {name: job.metrics.get(f"{name}_loss") for name in ("base", "instruction", "few_shot")},
         "best_step": job.metrics.get("best_step"),
     }
 

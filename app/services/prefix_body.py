@@ -2,11 +2,16 @@
 
 from typing import Any
 
+from app.services import verdict
 from storage.schema.prefix import Prefix
 
 
-def prefix_body(prefix: Prefix) -> dict[str, Any]:
+def prefix_body(prefix: Prefix, *, with_rows: bool = False) -> dict[str, Any]:
     """A prefix as lists show it.
+
+    Args:
+        prefix: Its row.
+        with_rows: Whether the rows of its evaluation are wanted.
 
     Returns:
         Its columns; `metrics` holds, beside the figures of the training, the held-out loss of the base and with the
@@ -24,7 +29,7 @@ def prefix_body(prefix: Prefix) -> dict[str, Any]:
         "num_parameters": prefix.num_parameters,
         "size_bytes": prefix.size_bytes,
         "metrics": {
-            **metrics,
+            **verdict.body(metrics, with_rows=with_rows),
             "base": {"loss": metrics.get("base_loss")},
             "prefixed": {"loss": metrics.get("validation_loss")},
         },

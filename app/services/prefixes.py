@@ -42,7 +42,7 @@ def describe(context: AppContext, prefix_id: str) -> dict[str, Any]:
         base_model = get_base_model_by_id(session, prefix.base_model_id)
         dataset = get_version(session, prefix.dataset_version_id).dataset if prefix.dataset_version_id else None
     return {
-        **prefix_body(prefix),
+        **prefix_body(prefix, with_rows=True),
         "base_source": base_model.source.value,
         "base_state": base_model.download_state.value,
         "dataset_id": dataset.id if dataset else None,

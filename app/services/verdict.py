@@ -1,7 +1,7 @@
 """The verdict on a prefix in words: one sentence, a small table, what it saves and what it rests on."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 Evaluation = dict[str, Any]
 """`metrics["evaluation"]` of docs/contract.md."""
@@ -37,17 +37,31 @@ class Table:
     """The figures of all sides.
 
     Attributes:
-        headers: First the side, then its metrics with the one that decides in front, tokens, verdict.
+        headers: The side, the metric that decides, the verdict, the length of a prompt, the other metrics.
         rows: As many cells each, as text.
-        verdicts: One for each row: `helps`, `no difference`, `worse`, or empty for the prefix itself.
+        ranges: For each row low end, value and high end of the metric that decides, 0 to 1.
     """
 
     headers: list[str]
     rows: list[list[str]]
-    verdicts: list[str]
+    ranges: list[tuple[float, float, float]]
 
 
-def is_judged(evaluation: Evaluation | None) -> bool:
+def body(metrics: dict[str, Any], *, with_rows: bool = True) -> dict[str, Any]:
+    """The figures of a job or prefix as REST answers with them: the evaluation says its verdict in words.
+
+    Args:
+        metrics: As they are kept.
+        with_rows: Whether rows of the user's data are wanted.
+    """
+    evaluation = metrics.get("evaluation")
+    if not isinstance(evaluation, dict):
+        return dict(metrics)
+    kept = {name: value for name, value in evaluation.items() if with_rows or name != "rows"}
+    return {**metrics, "evaluation": {**kept, "sentence": sentence(evaluation)}}
+
+
+def is_judged(evaluation: Evaluation | None) -> TypeGuard[Evaluation]:
     """Whether there are figures; otherwise at most a reason why there are none."""
     return bool(evaluation and evaluation.get("verdicts"))
 
@@ -80,19 +94,21 @@ def headline(evaluation: Evaluation) -> str:
 
 def table(evaluation: Evaluation) -> Table:
     """Every side with every metric."""
-    arms, verdicts = evaluation["arms"], evaluation["verdicts"]
-    metrics = sorted(arms["prefix"]["metrics"], key=lambda name: name != evaluation["metric"])
-    headers = ["", *[METRICS[name] for name in metrics], "Tokens of a prompt", "The prefix against it"]
+    arms, verdicts, deciding = evaluation["arms"], evaluation["verdicts"], evaluation["metric"]
+    others = [name for name in arms["prefix"]["metrics"] if name != deciding]
+    headers = [METRICS[deciding], "The prefix against it", "Tokens of a prompt", *[METRICS[name] for name in others]]
     rows = [
         [
             SIDES[arm],
-            *[_with_interval(name, told["metrics"][name]) for name in metrics],
-            f"{told['prompt_tokens']:,.0f}",
+            _with_interval(deciding, told["metrics"][deciding]),
             _difference(verdicts.get(arm)),
+            f"{told['prompt_tokens']:,.0f}",
+            *[_with_interval(name, told["metrics"][name]) for name in others],
         ]
         for arm, told in arms.items()
     ]
-    return Table(headers, rows, [verdicts[arm]["verdict"] if arm in verdicts else "" for arm in arms])
+    figures = [told["metrics"][deciding] for told in arms.values()]
+    return Table(["", *headers], rows, [(each["low"], each["value"], each["high"]) for each in figures])
 
 
 def savings(evaluation: Evaluation) -> str:
@@ -167,8 +183,8 @@ def _difference(against: dict[str, Any] | None) -> str:
         return "–"
     difference = against["difference"]
     low, high = _points(difference["low"]), _points(difference["high"])
-    counts = f"better on {against['gained']:,}, worse on {against['lost']:,}"
-    return f"{_points(difference['value'], sign=True)} points ({low} to {high}); {counts}"
+    counts = f"better on {against['gained']:,} rows, worse on {against['lost']:,}"
+    return f"{against['verdict']}: {_points(difference['value'], sign=True)} points ({low} to {high}), {counts}"
 
 
 def _with_interval(metric: str, figure: dict[str, float]) -> str:

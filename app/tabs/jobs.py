@@ -54,6 +54,7 @@ class JobsTab:
             with gr.Row():
                 self.keep_job = gr.Button("Keep it")
                 self.delete_job = gr.Button("Delete", variant="stop", elem_id="job-delete-confirm")
+        self.verdict = html_piece(elem_id="job-verdict")
         self.curve = html_piece(elem_id="job-curve")
         self.samples = html_piece(elem_id="job-samples")
         self.details = html_piece(elem_id="job-details")
@@ -69,10 +70,10 @@ class JobsTab:
     def parts(self) -> dict[str, Any]:
         """The components of the tab by name."""
         return {
-            "cards": self.cards, "state": self.state, "curve": self.curve, "samples": self.samples,
-            "details": self.details, "log": self.log, "stop": self.stop, "compare": self.compare,
-            "download": self.download, "pause": self.pause, "resume": self.resume, "retry": self.retry,
-            "duplicate": self.duplicate, "delete": self.delete,
+            "cards": self.cards, "state": self.state, "verdict": self.verdict, "curve": self.curve,
+            "samples": self.samples, "details": self.details, "log": self.log, "stop": self.stop,
+            "compare": self.compare, "download": self.download, "pause": self.pause, "resume": self.resume,
+            "retry": self.retry, "duplicate": self.duplicate, "delete": self.delete,
         }  # fmt: skip
 
     def wire(self) -> None:
@@ -118,10 +119,11 @@ class JobsTab:
 
     def _detail(self, job_id: str | None) -> dict[str, Any]:
         if job_id is None:
-            return dict.fromkeys(("state", "curve", "samples", "details", "log"), "") | _buttons(None)
+            return dict.fromkeys(("state", "verdict", "curve", "samples", "details", "log"), "") | _buttons(None)
         job = jobs.describe(self.context, job_id)
         return {
             "state": job_view.state_line(job),
+            "verdict": job_view.verdict(job),
             "curve": job_view.curve(job, jobs.curve(self.context, job_id)),
             "samples": job_view.samples(job.get("samples") or []),
             "details": job_view.details(job),

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.ui import chart, markup
+from app.services.verdict import is_judged
+from app.ui import chart, markup, verdict_view
 
 TONES = {
     "queued": "plain", "running": "live", "paused": "warn", "succeeded": "good", "failed": "bad", "cancelled": "plain",
@@ -12,7 +13,7 @@ WORDS = {
     "queued": "waiting", "running": "training", "paused": "paused", "succeeded": "done", "failed": "failed",
     "cancelled": "discarded",
 }  # fmt: skip
-BASELINES = {"base": "base model", "instruction": "written instruction"}
+BASELINES = {"base": "base model", "instruction": "written instruction", "few_shot": "examples in the prompt"}
 
 
 def job_cards(jobs: Sequence[dict[str, Any]], chosen: str | None) -> str:
@@ -45,6 +46,12 @@ def curve(job: dict[str, Any], told: dict[str, Any]) -> str:
     )
 
 
+def verdict(job: dict[str, Any]) -> str:
+    """Whether the prefix of a finished job helps."""
+    evaluation = (job.get("metrics") or {}).get("evaluation")
+    return verdict_view.shown(evaluation) if job["status"] == "succeeded" else ""
+
+
 def samples(rows: Sequence[dict[str, Any]]) -> str:
     """Held-out prompts with the base's and the prefix's latest answers."""
     if not rows:
@@ -69,6 +76,7 @@ def details(job: dict[str, Any]) -> str:
     for name, title in (
         ("base_loss", "Loss of the base"),
         ("instruction_loss", "Loss with the instruction"),
+        ("few_shot_loss", "Loss with examples"),
         ("validation_loss", "Loss with the prefix"),
     ):
         if metrics.get(name) is not None:
@@ -117,7 +125,7 @@ def _sentence(job: dict[str, Any]) -> str:
         ahead = job.get("jobs_ahead")
         return f"Waiting; {markup.count(ahead, 'job')} before it." if ahead else "Waiting for its turn."
     if status == "running":
-        if not job["max_steps"] or not job["step"]:
+        if not job["max_steps"] or not job["step"] or job.get("eta_s") == 0:
             return f"{job.get('stage') or 'Starting'} …"
         parts = [f"Step {job['step']:,} of {job['max_steps']:,}", f"{markup.duration(job.get('eta_s'))} left"]
         if metrics.get("tokens_per_second"):
@@ -133,6 +141,8 @@ def _sentence(job: dict[str, Any]) -> str:
         return "Discarded; nothing of it was kept."
     early = " It was stopped early; the best prefix until then was kept." if job.get("stopped_early") else ""
     before, after = metrics.get("base_loss"), metrics.get("validation_loss")
+    if is_judged(metrics.get("evaluation")):
+        return f"Done.{early}"
     if before is not None and after is not None:
         return f"Done. Loss on held-out rows went from {before:.3f} (base) to {after:.3f} (with the prefix).{early}"
     return f"Done.{early}"

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.ui import markup
+from app.services import verdict
+from app.ui import markup, verdict_view
 
 KINDS = {
     "datasets": "Data", "prefixes": "Prefixes", "runs": "Checkpoints and logs", "base_models": "Downloaded base models",
@@ -35,7 +36,8 @@ def detail(prefix: dict[str, Any]) -> str:
         ("Steps", markup.escape(recipe.get("max_steps", "–"))),
         ("Learning rate", markup.escape(recipe.get("learning_rate", "–"))),
     ]
-    return f'<p class="ps-title">{markup.isolated(prefix["name"])}</p>{markup.facts(pairs)}'
+    judged = verdict_view.shown(prefix["metrics"].get("evaluation"), imported=prefix["imported"])
+    return f'<p class="ps-title">{markup.isolated(prefix["name"])}</p>{judged}{markup.facts(pairs)}'
 
 
 def snippet(code: str) -> str:
@@ -58,10 +60,17 @@ def _losses(prefix: dict[str, Any]) -> tuple[float | None, float | None]:
     return metrics.get("base_loss"), metrics.get("validation_loss")
 
 
-def _card(prefix: dict[str, Any], is_chosen: bool) -> str:
+def _change(prefix: dict[str, Any]) -> str:
+    """What the prefix changes, in the metric of its task where it was compared."""
+    evaluation = (prefix.get("metrics") or {}).get("evaluation")
+    if verdict.is_judged(evaluation):
+        return f", {verdict.headline(evaluation)}"
     before, after = _losses(prefix)
-    change = f", loss {markup.score(before)} → {markup.score(after)}" if after is not None else ""
-    words = f"{prefix['num_virtual_tokens']} tokens, {markup.file_size(prefix['size_bytes'])}{change}"
+    return f", loss {markup.score(before)} → {markup.score(after)}" if after is not None else ""
+
+
+def _card(prefix: dict[str, Any], is_chosen: bool) -> str:
+    words = f"{prefix['num_virtual_tokens']} tokens, {markup.file_size(prefix['size_bytes'])}{_change(prefix)}"
     origin = markup.badge("imported") if prefix.get("imported") else markup.badge(prefix["created_at"][:10])
     body = f"<small>{markup.isolated(prefix['base_model'])}<br>{markup.escape(words)}</small>"
     return markup.card("prefix", prefix["id"], prefix["name"], aside=origin, body=body, is_chosen=is_chosen)
