@@ -42,6 +42,15 @@ class Export:
         """The sample rows that go along."""
         return self.prefix.samples if self.include_rows else []
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures that go along; those rows of the user's data that are among them, only where the others do."""
+        told = {name: value for name, value in self.prefix.metrics.items() if name != "samples"}
+        evaluation = told.get("evaluation")
+        if isinstance(evaluation, dict) and not self.include_rows:
+            told["evaluation"] = {name: value for name, value in evaluation.items() if name != "rows"}
+        return told
+
 
 def write_archive(target: Path, export: Export) -> None:
     """Writes the zip that `PeftModel.from_pretrained` loads once it is unpacked.
@@ -61,7 +70,7 @@ def write_archive(target: Path, export: Export) -> None:
     )
     snippet = snippet_of(prefix, export.source)
     texts = {
-        CARD_NAME: card_of(prefix, export.source, snippet, export.samples),
+        CARD_NAME: card_of(prefix, export.source, snippet, export.metrics, export.samples),
         CONFIG_NAME: json.dumps(config, indent=2),
         RECORD_NAME: json.dumps(_record(export), indent=2, ensure_ascii=False),
     }
@@ -87,6 +96,6 @@ def _record(export: Export) -> dict[str, Any]:
         },
         "rendering": prefix.rendering,
         "recipe": prefix.recipe,
-        "metrics": {name: value for name, value in prefix.metrics.items() if name != "samples"},
+        "metrics": export.metrics,
         "samples": export.samples,
     }

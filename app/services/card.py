@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from app.services.card_verdict import verdict_section
 from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
 from worker.engine.prefix_file import PEFT_TYPES
@@ -10,18 +11,22 @@ from worker.engine.prefix_file import PEFT_TYPES
 SCORES = {
     "base_loss": "Base model alone",
     "instruction_loss": "Base model with the written instruction",
+    "few_shot_loss": "Base model with examples in the prompt",
     "validation_loss": "With this prefix",
 }
 MAX_SAMPLES = 10
 
 
-def card_of(prefix: Prefix, source: BaseModelSource, snippet: str, samples: list[dict[str, Any]]) -> str:
+def card_of(
+    prefix: Prefix, source: BaseModelSource, snippet: str, metrics: dict[str, Any], samples: list[dict[str, Any]]
+) -> str:
     """The card as Markdown.
 
     Args:
         prefix: Its row.
         source: Where its base comes from.
         snippet: The lines that load it.
+        metrics: Its figures, with rows of the user's data only where they may stand in it.
         samples: Rows of the user's data with their answers, where they may stand in it.
     """
     is_hub = source is BaseModelSource.HUB
@@ -29,6 +34,7 @@ def card_of(prefix: Prefix, source: BaseModelSource, snippet: str, samples: list
         _front_matter(prefix, is_hub),
         f"# {_plain(prefix.name)}",
         _what_it_is(prefix),
+        *verdict_section(metrics.get("evaluation"), _sample),
         "## Base model",
         _base(prefix, is_hub),
         "## Load it",
@@ -36,8 +42,8 @@ def card_of(prefix: Prefix, source: BaseModelSource, snippet: str, samples: list
         _fenced(snippet, "python"),
         "## Prompt",
         _prompt(prefix),
-        "## Scores",
-        _scores(prefix.metrics),
+        "## Loss",
+        _scores(metrics),
         "## Recipe",
         _fenced(json.dumps(prefix.recipe, indent=2, ensure_ascii=False), "json"),
     ]
@@ -91,7 +97,9 @@ def _scores(metrics: dict[str, Any]) -> str:
     known = [f"| {label} | {value:.4f} |" for label, value in rows if isinstance(value, (int, float))]
     if not known:
         return "None were recorded."
-    return "\n".join(["Loss per target token on held-out rows, in nats:", "", "| | loss |", "| --- | --- |", *known])
+    return "\n".join(
+        ["Loss per target token on the validation rows, in nats:", "", "| | loss |", "| --- | --- |", *known]
+    )
 
 
 def _sample(sample: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.services.archive import FORMAT_VERSION, RECORD_NAME
+from app.services.foreign_evaluation import read_evaluation
 from storage.errors import InvalidInputError
 from worker.engine.recipe import Recipe
 from worker.engine.rendering import Rendering
@@ -71,7 +72,7 @@ def read_record(folder: Path) -> ForeignRecord:
         base_fingerprint=_hexadecimal(base, "fingerprint", 64),
         rendering=_rendering(_object(record, "rendering")),
         recipe={key: value for key, value in _scalars(record, "recipe").items() if key in Recipe.__dataclass_fields__},
-        metrics=_scalars(record, "metrics"),
+        metrics=_metrics(record),
         samples=[_sample(each) for each in samples[:MAX_SAMPLES]] if isinstance(samples, list) else [],
     )
 
@@ -125,6 +126,11 @@ def _scalars(record: dict[str, Any], name: str) -> dict[str, Any]:
     """Numbers and short texts; no file needs to hand over more."""
     pairs = list(_object(record, name).items())[:100]
     return {key: value for key, value in pairs if len(key) <= 80 and _is_scalar(value)}
+
+
+def _metrics(record: dict[str, Any]) -> dict[str, Any]:
+    evaluation = read_evaluation(_object(record, "metrics").get("evaluation"))
+    return _scalars(record, "metrics") | ({"evaluation": evaluation} if evaluation else {})
 
 
 def _is_scalar(value: Any) -> bool:
