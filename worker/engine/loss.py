@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,10 @@ from transformers import PreTrainedModel
 from worker.engine.attention import attending
 from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
 from worker.engine.batches import Batch
+from worker.engine.cross_entropy import is_linear, linear_cross_entropy
+
+HEAD_IS_LAST = "prefix_head_is_last"
+"""What is remembered of a model after its first loss: whether its logits are what its output layer gives."""
 
 
 def target_loss(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch) -> Tensor:
@@ -43,9 +47,19 @@ def target_nll(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch, sl
     Returns:
         `[N]` in fp32, in the order of `batch.labels`.
     """
-    with head_at(model, batch.rows, batch.columns):
-        logits = model(input_ids=batch.input_ids, **_further_inputs(bank, batch, slots), use_cache=False).logits
-    return nn.functional.cross_entropy(logits[0].float(), batch.labels, reduction="none")
+    inputs = {"input_ids": batch.input_ids, **_further_inputs(bank, batch, slots), "use_cache": False}
+    head = model.get_output_embeddings()
+    if not is_linear(head) or getattr(model, HEAD_IS_LAST, True) is False:
+        with head_at(model, batch.rows, batch.columns):
+            logits = model(**inputs).logits
+        return nn.functional.cross_entropy(logits[0].float(), batch.labels, reduction="none")
+    with hidden_at(model, batch.rows, batch.columns) as caught:
+        first = model(**inputs).logits
+    if not hasattr(model, HEAD_IS_LAST):
+        object.__setattr__(model, HEAD_IS_LAST, _is_last(head, caught[0], first))
+        if not getattr(model, HEAD_IS_LAST):
+            return target_nll(model, bank, batch, slots)
+    return linear_cross_entropy(caught[0], cast(nn.Linear, head), batch.labels)
 
 
 def _further_inputs(bank: PrefixBank | None, batch: Batch, slots: Slots) -> dict[str, Tensor | None]:
@@ -58,6 +72,34 @@ def _further_inputs(bank: PrefixBank | None, batch: Batch, slots: Slots) -> dict
     device = batch.input_ids.device
     positions = torch.arange(batch.input_ids.shape[1], device=device) + torch.tensor(starts, device=device)[:, None]
     return {"position_ids": positions}
+
+
+def _is_last(head: nn.Module, hidden: Tensor, first: Tensor) -> bool:
+    """Whether a model gives out what its output layer computed, without a soft cap or a scaling behind it."""
+    with torch.no_grad():
+        return torch.equal(head(hidden[:1].unsqueeze(0)), first)
+
+
+@contextmanager
+def hidden_at(model: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[list[Tensor]]:
+    """Catches what the output layer is given at N places, `[N, C]`; the model computes logits of the first one only.
+
+    Args:
+        model: A causal language model.
+        rows: `[N]` row of each place.
+        columns: `[N]` column of each place.
+    """
+    caught: list[Tensor] = []
+
+    def catch(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+        caught.append(args[0][rows, columns])
+        return (caught[0][:1].detach().unsqueeze(0),)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(catch)
+    try:
+        yield caught
+    finally:
+        handle.remove()
 
 
 @contextmanager
