@@ -20,9 +20,9 @@ import torch
 import transformers
 
 from bench.quality.cells import Cell, CellStore, Record, in_order
-from bench.quality.ours import OURS
+from bench.quality.finish import MissingCellError, finish
 from bench.quality.parts import DATA_SEED, PartSizes
-from bench.quality.provenance import ROOT, commit, hardware, weights_sha256
+from bench.quality.provenance import ROOT, hardware, weights_sha256
 from bench.quality.report import METHODS, TITLES, full_report, headline, lines_of
 from bench.quality.tasks import TASKS, TaskDataError
 from bench.quality.workbench import Setup, Workbench
@@ -45,7 +45,7 @@ def main() -> None:
             report(options, _store(options, _setup(options)).records())
         else:
             run(options)
-    except TaskDataError as error:
+    except (TaskDataError, MissingCellError) as error:
         sys.exit(str(error))
 
 
@@ -62,27 +62,6 @@ def run(options: argparse.Namespace) -> None:
         finish(Workbench(setup), _store(options, setup), [cell for cell in cells if (cell.seed, cell.task) in mine])
     if not options.shard:
         report(options, _store(options, setup).records())
-
-
-def finish(workbench: Workbench, store: CellStore, cells: list[Cell]) -> None:
-    """Trains the cells that the store lacks; a peer waits for ours on the same task and seed, which comes before it."""
-    records = store.records()
-    code = commit()
-    for cell in cells:
-        if cell in records:
-            continue
-        ours = records.get(Cell(cell.task, OURS, cell.seed))
-        if cell.method in TITLES and cell.method != OURS and ours is None:
-            sys.exit(f"{cell.method} needs the rows that ours saw on {cell.task}; add ours to --methods.")
-        figures = workbench.run(cell, ours["num_examples"] if ours else None)
-        records[cell] = store.add(cell, {**figures, "commit": code})
-        loss = sum(figures["row_losses"]) / sum(figures["row_tokens"])
-        print(
-            f"{datetime.now(UTC):%H:%M:%S} {cell.task} {cell.method} seed {cell.seed}: test loss {loss:.3f}, "
-            f"{figures['metric']} {figures['metrics'][figures['metric']]:.3f}, rate {figures['learning_rate']:g} of "
-            f"{figures['rates']}, best step {figures['best_step']}, {figures['seconds']} s",
-            flush=True,
-        )
 
 
 def report(options: argparse.Namespace, records: dict[Cell, Record]) -> None:

@@ -31,7 +31,11 @@ def loss_difference(ours: Sequence[Record], peer: Sequence[Record]) -> Interval:
     Args:
         ours: One record for each seed.
         peer: The same seeds in the same order.
+
+    Raises:
+        ValueError: The two were measured on different rows.
     """
+    _check_same_rows(ours, peer)
     tokens = _table(ours, "row_tokens")
     seeds, rows = _weights(*tokens.shape)
     counted = _drawn(tokens, seeds, rows)
@@ -45,6 +49,11 @@ def score_difference(ours: Sequence[Record], peer: Sequence[Record]) -> Interval
     change = _table(ours, "row_scores") - _table(peer, "row_scores")
     seeds, rows = _weights(*change.shape)
     return _interval(float(change.mean()), _drawn(change, seeds, rows) / change.size)
+
+
+def _check_same_rows(ours: Sequence[Record], peer: Sequence[Record]) -> None:
+    if {record["data_sha256"] for record in [*ours, *peer]} != {ours[0]["data_sha256"]}:
+        raise ValueError(f"cells of {ours[0]['task']} saw different rows; start anew in an empty --state folder")
 
 
 def _table(records: Sequence[Record], field: str) -> FloatArray:

@@ -72,7 +72,7 @@ class Candidate:
         loss = peer_loss(self.model, rows) / num_targets
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.trained, MAX_GRAD_NORM)
-        if math.isfinite(float(loss)) and math.isfinite(float(norm)):
+        if math.isfinite(float(loss.detach())) and math.isfinite(float(norm)):
             self.optimizer.param_groups[0]["lr"] = self.rate * rate_factor(step, self.max_steps, WARMUP_FRACTION)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
