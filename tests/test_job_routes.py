@@ -17,6 +17,8 @@ from storage.database import Database
 from storage.queue import Lease, NewEvent, Progress, claim_next
 from storage.settings import Settings
 from tests.tiny import CONTEXT_LENGTH, tiny_base_folder
+from tests.tiny_seq2seq import tiny_seq2seq_folder
+from worker.engine import quantisation
 from worker.engine.families import geometry
 
 
@@ -24,6 +26,7 @@ from worker.engine.families import geometry
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     tiny_base_folder(folder / "tiny")
+    tiny_seq2seq_folder(folder / "tiny-t5")
     return folder
 
 
@@ -98,6 +101,8 @@ def test_waiting_jobs_know_how_many_are_before_them(client: TestClient, dataset:
         ({"recipe": {"speed": 1}}, 422, "The recipe has no setting 'speed'"),
         ({"recipe": {"method": "prompt-tuning"}}, 422, "method is 'prefix-tuning', but the recipe says"),
         ({"recipe": {"num_virtual_tokens": CONTEXT_LENGTH}}, 422, f"Give at most {CONTEXT_LENGTH // 2}."),
+        ({"recipe": {"precision": "int2"}}, 422, "precision is 'int2'; expected one of auto, float32"),
+        ({"base_model": "tiny-t5", "method": "prompt-tuning"}, 422, "this base has an encoder. Choose prefix tuning"),
         ({"surprise": 1}, 422, "'surprise' in the body is not known"),
     ],
 )
@@ -123,6 +128,21 @@ def test_training_that_will_not_fit_is_refused_with_both_numbers(
     monkeypatch.setattr(preflight, "available_memory", lambda: 100_000_000)
     refused = message(submit(client, dataset), 409)
     assert "0.1 GB are free" in refused
+
+
+def test_precision_without_its_package_is_refused_with_the_remedy(
+    client: TestClient, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: None)
+    refused = message(submit(client, dataset, recipe={"precision": "int4"}), 422)
+    assert "needs the package bitsandbytes and accelerate" in refused
+
+
+def test_encoder_decoder_is_accepted_and_counts_three_prefixes_a_layer(client: TestClient, dataset: str) -> None:
+    order = {"base_model": "tiny-t5", "recipe": {"num_virtual_tokens": 16}}
+    assert submit(client, dataset, **order).status_code == 201
+    told = client.post("/api/v1/jobs/summary", json={"dataset_id": dataset, **order}).json()
+    assert told["num_parameters"] == 16 * (2 + 2 * 3) * 2 * 4 * 8
 
 
 def test_full_disk_is_refused_before_the_training(

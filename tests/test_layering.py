@@ -16,7 +16,17 @@ DATABASE = {"sqlalchemy", "alembic"}
 WEB = {"fastapi", "starlette", "uvicorn", "gradio", "gradio_client", "httpx"}
 WORKER_SEEN_BY_APP = {
     f"worker.engine.{name}"
-    for name in ("errors", "recipe", "rendering", "conversations", "automatic", "families", "memory", "prefix_file")
+    for name in (
+        "errors",
+        "recipe",
+        "rendering",
+        "conversations",
+        "automatic",
+        "families",
+        "memory",
+        "prefix_file",
+        "quantisation",
+    )
 }
 """What the page and REST read from the engine; none of it brings torch along."""
 

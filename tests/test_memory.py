@@ -40,6 +40,28 @@ def test_training_estimate_grows_with_everything_that_is_held():
     assert estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload(), dtype="bfloat16") < least
 
 
+def test_quantised_weights_take_fewer_bytes_and_the_tables_of_the_vocabulary_stay_whole():
+    large = Geometry(32, 8, 128, 4096, 128256, 8192, False, 32, 14336)
+    bf16, int8, int4 = (
+        estimate_serving_bytes(large, 8_030_000_000, dtype="bfloat16", precision=precision)
+        for precision in ("auto", "int8", "int4")
+    )
+    in_layers = 8_030_000_000 - 2 * 128256 * 4096
+    assert bf16 - int8 == in_layers
+    assert int8 - int4 == pytest.approx(in_layers * 3.5 / 8, rel=1e-6)
+    trained = estimate_training_bytes(large, 8_030_000_000, Workload(batch_size=4), dtype="bfloat16", precision="int4")
+    assert trained < 16e9
+
+
+def test_encoder_decoder_counts_the_layers_of_both_and_three_prefixes():
+    t5 = Geometry(6, 8, 64, 512, 32128, 512, False, 8, 2048, num_encoder_layers=6)
+    decoder = Geometry(6, 8, 64, 512, 32128, 512, False, 8, 2048)
+    assert estimate_training_bytes(t5, 60_000_000, Workload()) > estimate_training_bytes(
+        decoder, 60_000_000, Workload()
+    )
+    assert t5.prefix_parameters("prefix-tuning", 1) == 3 * decoder.prefix_parameters("prefix-tuning", 1)
+
+
 def test_serving_needs_less_than_training():
     training = estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload())
     assert SMALL_PARAMETERS * 4 < estimate_serving_bytes(SMALL, SMALL_PARAMETERS) < training

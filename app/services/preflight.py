@@ -18,8 +18,9 @@ from storage.schema.dataset import Dataset, DatasetVersion
 from storage.settings import MAX_NAME_CHARACTERS
 from worker.engine.automatic import resolve
 from worker.engine.conversations import is_conversation
-from worker.engine.families import Geometry, check_family, geometry
+from worker.engine.families import Geometry, check_family, check_method, geometry
 from worker.engine.memory import Fit, Workload, available_memory, estimate_training_bytes, fit
+from worker.engine.quantisation import check_quantisation
 from worker.engine.recipe import Recipe
 
 MIN_FREE_BYTES = 200_000_000
@@ -84,6 +85,8 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
     base_model = base_models.require_ready(context, _text(body, "base_model", "Pick a base model."))
     check_family(base_model.config or {})
     measured = geometry(base_model.config or {})
+    check_method(measured, wish.method)
+    check_quantisation(wish.precision)
     rendering = _rendering(body, version)
     _check_template(base_model, rendering["kind"])
     recipe = _resolve(context, wish, version, base_model, rendering["instruction"])
@@ -189,7 +192,9 @@ def _estimate_bytes(base_model: BaseModel, measured: Geometry, recipe: Recipe, r
     )
     dtype = "bfloat16" if recipe.precision == "bfloat16" else "float32"
     num_parameters = int(base_model.details.get("num_parameters") or 0)
-    return estimate_training_bytes(measured, num_parameters, workload, dtype=dtype, method=recipe.method)
+    return estimate_training_bytes(
+        measured, num_parameters, workload, dtype=dtype, method=recipe.method, precision=recipe.precision
+    )
 
 
 def _rendering(body: dict[str, Any], version: DatasetVersion) -> dict[str, Any]:

@@ -15,7 +15,13 @@ METHODS = [
     ("Prompt tuning: at the input only", "prompt-tuning"),
 ]
 STARTS = [("From the instruction and the first examples", "text"), ("From random numbers", "random")]
-PRECISIONS = [("Automatic", "auto"), ("32-bit", "float32"), ("bfloat16", "bfloat16")]
+PRECISIONS = [
+    ("Automatic", "auto"),
+    ("32-bit", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("8-bit weights", "int8"),
+    ("4-bit weights", "int4"),
+]
 NUMBERS = {
     "num_virtual_tokens": "Length of the prefix in tokens",
     "learning_rate": "Learning rate",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from worker.engine.config_numbers import feed_forward, measurement, optional
 from worker.engine.errors import UnsupportedModelError
 
 SUPPORTED_FAMILIES: dict[str, str] = {
@@ -84,9 +85,6 @@ CLASS_DEFAULTS: dict[str, dict[str, int]] = {
 
 MAX_START_TOKENS = 2
 """Tokens in front of an encoder-decoder's answer."""
-
-MAX_MEASUREMENT = 10_000_000
-"""No measurement of a real model comes near it; guards arithmetic against a made-up config."""
 
 
 @dataclass(frozen=True)
@@ -205,39 +203,39 @@ def geometry(config: Mapping[str, Any]) -> Geometry:
     family = str(config.get("model_type") or "")
     if family in ENCODER_DECODERS:
         return _seq2seq_geometry(config)
-    found = {name: _measurement(config, name, keys) for name, keys in CONFIG_NAMES.items()}
+    found = {name: measurement(config, name, keys) for name, keys in CONFIG_NAMES.items()}
     defaults = CLASS_DEFAULTS.get(family, {})
-    num_kv_heads = _optional(config, "num_key_value_heads", defaults.get("num_key_value_heads", found["num_heads"]))
+    num_kv_heads = optional(config, "num_key_value_heads", defaults.get("num_key_value_heads", found["num_heads"]))
     if family == "gpt_bigcode":
         num_kv_heads = 1 if config.get("multi_query", True) else found["num_heads"]
     even_share = max(found["hidden_size"] // found["num_heads"], 1)
     return Geometry(
         num_layers=found["num_layers"],
         num_kv_heads=num_kv_heads,
-        head_dim=_optional(config, "head_dim", defaults.get("head_dim", even_share)),
+        head_dim=optional(config, "head_dim", defaults.get("head_dim", even_share)),
         hidden_size=found["hidden_size"],
         vocab_size=found["vocab_size"],
         context_length=found["context_length"],
         learned_positions=family in LEARNED_POSITIONS,
         num_heads=found["num_heads"],
-        intermediate_size=_feed_forward(config, found["hidden_size"]),
+        intermediate_size=feed_forward(config, found["hidden_size"]),
     )
 
 
 def _seq2seq_geometry(config: Mapping[str, Any]) -> Geometry:
-    found = {name: _measurement(config, name, keys) for name, keys in SEQ2SEQ_NAMES.items()}
+    found = {name: measurement(config, name, keys) for name, keys in SEQ2SEQ_NAMES.items()}
     has_table = "max_position_embeddings" in config
-    context_length = _optional(config, "n_positions", TRAINED_LENGTH)
+    context_length = optional(config, "n_positions", TRAINED_LENGTH)
     return Geometry(
         num_layers=found["num_layers"],
         num_kv_heads=found["num_heads"],
-        head_dim=_optional(config, "d_kv", max(found["hidden_size"] // found["num_heads"], 1)),
+        head_dim=optional(config, "d_kv", max(found["hidden_size"] // found["num_heads"], 1)),
         hidden_size=found["hidden_size"],
         vocab_size=found["vocab_size"],
-        context_length=_optional(config, "max_position_embeddings", context_length),
+        context_length=optional(config, "max_position_embeddings", context_length),
         learned_positions=has_table,
         num_heads=found["num_heads"],
-        intermediate_size=_feed_forward(config, found["hidden_size"]),
+        intermediate_size=feed_forward(config, found["hidden_size"]),
         num_encoder_layers=found["num_encoder_layers"],
     )
 
@@ -277,33 +275,3 @@ def _check_head(config: Mapping[str, Any]) -> None:
             f"This model's input vectors are {embedding} wide and its layers {config.get('hidden_size')}; expected the "
             "same width. Choose another size of the same family."
         )
-
-
-def _measurement(config: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> int:
-    for key in keys:
-        if key in config:
-            return _checked(config[key], key)
-    raise UnsupportedModelError(
-        f"config.json does not say {name} (looked for {' or '.join(keys)}). The file is damaged."
-    )
-
-
-def _optional(config: Mapping[str, Any], key: str, default: int) -> int:
-    return default if config.get(key) is None else _checked(config[key], key)
-
-
-def _feed_forward(config: Mapping[str, Any], hidden_size: int) -> int:
-    experts = config.get("num_experts_per_tok")
-    expert_size = config.get("moe_intermediate_size")
-    if isinstance(experts, int) and isinstance(expert_size, int):
-        return _checked(experts * expert_size, "moe_intermediate_size")
-    for key in ("intermediate_size", "n_inner", "ffn_dim", "decoder_ffn_dim", "d_ff"):
-        if config.get(key) is not None:
-            return _checked(config[key], key)
-    return 4 * hidden_size
-
-
-def _checked(value: Any, key: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAX_MEASUREMENT:
-        raise UnsupportedModelError(f"{key} in config.json is {value!r}; expected a whole number above 0.")
-    return value

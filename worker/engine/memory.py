@@ -15,10 +15,14 @@ from typing import Literal
 import psutil
 
 from worker.engine.families import Geometry
+from worker.engine.quantisation import BITS_PER_WEIGHT
 
 Fit = Literal["fits", "tight", "will not fit"]
 
 BYTES_PER_NUMBER = {"float32": 4, "bfloat16": 2, "float16": 2}
+TABLES_IN_WHOLE = 2
+"""Tables of the vocabulary that quantisation leaves as they are: input vectors and, counted for all, the head's own."""
+
 PROCESS_BYTES = 600_000_000
 """Memory of a process with torch and transformers imported and nothing loaded."""
 
@@ -60,6 +64,7 @@ def estimate_training_bytes(
     *,
     dtype: str = "float32",
     method: str = "prefix-tuning",
+    precision: str = "auto",
 ) -> int:
     """Memory of a training in bytes.
 
@@ -67,27 +72,35 @@ def estimate_training_bytes(
         geometry: Measurements of the base.
         num_parameters: Its stored numbers.
         workload: What a step holds.
-        dtype: Number format of the frozen base.
+        dtype: Number format that the frozen base computes in.
         method: `prefix-tuning` or `prompt-tuning`.
+        precision: Of the recipe; int8 and int4 hold the linear layers in as many bits.
     """
     width = BYTES_PER_NUMBER[dtype]
     positions = workload.row_tokens + (workload.num_virtual_tokens if method == "prompt-tuning" else 0)
     tokens = workload.batch_size * positions
     per_token = KEPT_PER_HIDDEN * geometry.hidden_size + KEPT_PER_FEED_FORWARD * geometry.intermediate_size
-    activations = tokens * geometry.num_layers * per_token * width
-    keys_and_values = geometry.num_layers * 2 * geometry.num_kv_heads * geometry.head_dim
+    activations = tokens * (geometry.num_layers + geometry.num_encoder_layers) * per_token * width
+    keys_and_values = geometry.num_attentions * 2 * geometry.num_kv_heads * geometry.head_dim
     # Each row's keys and values stand behind the prefix's in one tensor of every layer.
     joined = workload.batch_size * (positions + workload.num_virtual_tokens) * keys_and_values * width
     attention = tokens * (positions + workload.num_virtual_tokens) * geometry.num_heads * width
     logits = workload.batch_size * workload.target_tokens * geometry.vocab_size * 4 * LOGIT_COPIES
     # fp32 master, gradient, two moments of AdamW, and the best prefix so far.
     prefix = 5 * 4 * workload.num_slots * geometry.prefix_parameters(method, workload.num_virtual_tokens)
-    counted = num_parameters * width + activations + joined + attention + logits + prefix
+    weights = _weight_bytes(geometry, num_parameters, width, precision)
+    counted = weights + activations + joined + attention + logits + prefix
     return PROCESS_BYTES + int(TRAINING_OVERHEAD * counted)
 
 
 def estimate_serving_bytes(
-    geometry: Geometry, num_parameters: int, *, tokens: int = 1024, rows: int = 4, dtype: str = "float32"
+    geometry: Geometry,
+    num_parameters: int,
+    *,
+    tokens: int = 1024,
+    rows: int = 4,
+    dtype: str = "float32",
+    precision: str = "auto",
 ) -> int:
     """Memory of answering, in bytes: the weights, and keys and values of all rows.
 
@@ -96,12 +109,13 @@ def estimate_serving_bytes(
         num_parameters: Its stored numbers.
         tokens: Tokens of a row, prefix and answer included.
         rows: Rows answered in one batch.
-        dtype: Number format of the base.
+        dtype: Number format that the base computes in.
+        precision: int8 and int4 hold its linear layers in as many bits.
     """
     width = BYTES_PER_NUMBER[dtype]
-    cache = rows * tokens * geometry.num_layers * 2 * geometry.num_kv_heads * geometry.head_dim * width
+    cache = rows * tokens * geometry.num_attentions * 2 * geometry.num_kv_heads * geometry.head_dim * width
     logits = rows * geometry.vocab_size * 4
-    return PROCESS_BYTES + num_parameters * width + cache + logits
+    return PROCESS_BYTES + _weight_bytes(geometry, num_parameters, width, precision) + cache + logits
 
 
 def fit(estimate_bytes: int, available_bytes: int) -> Fit:
@@ -128,6 +142,14 @@ def available_memory(gpu_free_bytes: int | None = None, cgroup: Path = CGROUP) -
     free = int(psutil.virtual_memory().available)
     limit, used = _read_number(cgroup / "memory.max"), _read_number(cgroup / "memory.current")
     return free if limit is None or used is None else max(min(free, limit - used), 0)
+
+
+def _weight_bytes(geometry: Geometry, num_parameters: int, width: int, precision: str) -> int:
+    bits = BITS_PER_WEIGHT.get(precision)
+    if bits is None:
+        return num_parameters * width
+    whole = min(TABLES_IN_WHOLE * geometry.vocab_size * geometry.hidden_size, num_parameters)
+    return whole * width + int((num_parameters - whole) * bits / 8)
 
 
 def _read_number(path: Path) -> int | None:
