@@ -4,6 +4,8 @@ import gc
 
 import torch
 
+from worker.engine.allocator import give_back_memory
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch means that memory ran out; MPS and the CPU say so only in the message."""
@@ -20,3 +22,5 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    else:
+        give_back_memory()

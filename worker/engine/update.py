@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from worker.engine.allocator import keep_freed_memory
 from worker.engine.attention import attending
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
@@ -51,6 +52,8 @@ class Updater:
     """
 
     def __init__(self, base: LoadedBase) -> None:
+        if base.device.type == "cpu":
+            keep_freed_memory()
         self.base = base
         self.micro_batch_size = MAX_MICRO_ROWS
         self.is_checkpointing = False
