@@ -10,8 +10,9 @@ from tests.tiny import tiny_base_folder
 from worker.engine.base import load_base
 from worker.engine.example import Example
 from worker.engine.initialise import initial_numbers
-from worker.engine.parameterisation import Direct, parameterise
+from worker.engine.parameterisation import Direct
 from worker.engine.recipe import Recipe
+from worker.engine.reparameterisation import parameterise
 from worker.engine.train import train
 
 TEXT = (5, 90, 41, 230)

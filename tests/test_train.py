@@ -16,9 +16,9 @@ from worker.engine.errors import ContextOverflowError, DivergedError, InvalidRec
 from worker.engine.evaluate import evaluate
 from worker.engine.events import Checkpointed, Diverged, Evaluated, Event, Finished, Started, StepMetrics
 from worker.engine.example import Example
-from worker.engine.parameterisation import parameterise
 from worker.engine.prompt_tuning import load_bank
 from worker.engine.recipe import Recipe
+from worker.engine.reparameterisation import parameterise
 from worker.engine.schedule import rate_factor
 from worker.engine.train import Control, train
 

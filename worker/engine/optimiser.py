@@ -1,11 +1,12 @@
-"""AdamW over what a parameterisation trains: clipping, rates by group, and its state."""
+"""AdamW and Muon over what a parameterisation trains: clipping, rates by group, and their state."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from worker.engine.parameterisation import Parameterisation
+from worker.engine.muon import Muon
+from worker.engine.parameterisation import ParameterGroup, Parameterisation
 
 
 class Optimiser:
@@ -19,11 +20,10 @@ class Optimiser:
 
     def __init__(self, parameterisation: Parameterisation, *, weight_decay: float, max_grad_norm: float) -> None:
         groups = parameterisation.groups()
-        self._tensors = [tensor for group in groups for tensor in group.tensors]
-        self._rate_factors = [group.rate_factor for group in groups]
         self._max_grad_norm = max_grad_norm
-        parameters = [{"params": list(group.tensors)} for group in groups]
-        self._adamw = torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=True)
+        self._optimisers = [(_optimiser_of(group, weight_decay), group.rate_factor) for group in groups]
+        pairs = zip(groups, self._optimisers, strict=True)
+        self._owned = [(tensor, optimiser) for group, (optimiser, _) in pairs for tensor in group.tensors]
 
     def gradient_norm(self) -> float:
         """Norm of the gradient that lies at the tensors."""
@@ -33,30 +33,39 @@ class Optimiser:
         """Clips the gradient, whose norm is known, and takes a step; the gradient is gone then."""
         if 0 < self._max_grad_norm < gradient_norm:
             torch._foreach_mul_(self._gradients(), self._max_grad_norm / gradient_norm)
-        for group, factor in zip(self._adamw.param_groups, self._rate_factors, strict=True):
-            group["lr"] = learning_rate * factor
-        self._adamw.step()
+        for optimiser, factor in self._optimisers:
+            optimiser.param_groups[0]["lr"] = learning_rate * factor
+            optimiser.step()
         self.forget_gradient()
 
     def forget_gradient(self) -> None:
         """Drops the gradient without a step."""
-        self._adamw.zero_grad(set_to_none=True)
+        for tensor, _ in self._owned:
+            tensor.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """The moments by name, copied to the CPU; empty before the first step."""
         return {
             f"{index}.{name}": value.detach().cpu().clone()
-            for index, tensor in enumerate(self._tensors)
-            for name, value in self._adamw.state.get(tensor, {}).items()
+            for index, (tensor, optimiser) in enumerate(self._owned)
+            for name, value in optimiser.state.get(tensor, {}).items()
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Takes the values of `state()` back."""
-        self._adamw.state.clear()
+        for optimiser, _ in self._optimisers:
+            optimiser.state.clear()
         for key, value in state.items():
             index, name = key.split(".", 1)
-            tensor = self._tensors[int(index)]
-            self._adamw.state[tensor][name] = value.clone().to(tensor.device)
+            tensor, optimiser = self._owned[int(index)]
+            optimiser.state[tensor][name] = value.clone().to(tensor.device)
 
     def _gradients(self) -> list[Tensor]:
-        return [tensor.grad for tensor in self._tensors if tensor.grad is not None]
+        return [tensor.grad for tensor, _ in self._owned if tensor.grad is not None]
+
+
+def _optimiser_of(group: ParameterGroup, weight_decay: float) -> torch.optim.Optimizer:
+    parameters = list(group.tensors)
+    if group.rule == "muon":
+        return Muon([{"params": parameters}], weight_decay=weight_decay)
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=True)

@@ -1,15 +1,15 @@
 """What an optimiser steps on, and the prefix that comes out of it; knows neither loss nor schedule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from worker.engine.base import LoadedBase
-from worker.engine.initialise import initial_numbers
-from worker.engine.recipe import Method, Recipe
+from worker.engine.recipe import Method
+
+Rule = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,12 @@ class ParameterGroup:
     Attributes:
         tensors: Leaves that require gradients, fp32.
         rate_factor: Their rate as a multiple of the training's.
+        rule: The optimiser; Muon takes stacks of matrices `[..., rows, columns]`.
     """
 
     tensors: tuple[Tensor, ...]
     rate_factor: float = 1.0
+    rule: Rule = "adamw"
 
 
 class Parameterisation(Protocol):
@@ -84,14 +86,3 @@ class Direct:
         """See `Parameterisation`."""
         for name, tensor in self._tensors.items():
             tensor.copy_(state[name])
-
-
-def parameterise(base: LoadedBase, recipe: Recipe, init_ids: Sequence[int]) -> Parameterisation:
-    """What a recipe trains, in its first state.
-
-    Args:
-        base: The frozen base.
-        recipe: Fully resolved.
-        init_ids: Text that a prefix with `init: text` starts from.
-    """
-    return Direct(recipe.method, initial_numbers(base, recipe, init_ids), recipe.key_rate_factor)

@@ -8,6 +8,7 @@ from worker.engine.errors import InvalidRecipeError
 
 Method = Literal["prefix-tuning", "prompt-tuning"]
 Initialisation = Literal["text", "random"]
+Reparameterisation = Literal["direct", "muon", "mlp"]
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -37,7 +38,9 @@ class Recipe:
         method: Key/value vectors in every layer, or vectors at the input layer only.
         num_virtual_tokens: Length P of the prefix in tokens.
         init: Start from the K/V of the instruction and the first examples, or from random numbers.
-        learning_rate: Peak rate of AdamW.
+        reparameterisation: What is trained: the prefix's own numbers with AdamW (direct), the same as matrices with
+            Muon (muon), or a network whose output they are (mlp). The prefix that comes out is of one kind.
+        learning_rate: Peak rate, of the size that fits the prefix's own numbers.
         key_rate_factor: Rate of a prefix's keys as a multiple of its values'; 0 leaves the keys as they start.
         sweep: Peak rates to compare instead of `learning_rate`, in one pass; empty where there is nothing to compare.
         sweep_steps: Steps after which the worse half of the rates is dropped, again and again until one is left; None
@@ -59,6 +62,7 @@ class Recipe:
     method: Method = "prefix-tuning"
     num_virtual_tokens: int | None = None
     init: Initialisation = "text"
+    reparameterisation: Reparameterisation | None = None
     learning_rate: float | None = None
     key_rate_factor: float = 1.0
     sweep: tuple[float, ...] = ()
@@ -75,6 +79,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _check_choice("method", self.method, get_args(Method))
         _check_choice("init", self.init, get_args(Initialisation))
+        if self.reparameterisation is not None:
+            _check_choice("reparameterisation", self.reparameterisation, get_args(Reparameterisation))
         _check_choice("precision", self.precision, get_args(Precision))
         for name, (low, high) in RANGES.items():
             _check_number(name, getattr(self, name), low, high)

@@ -9,8 +9,8 @@ import torch
 from worker.engine.base import LoadedBase
 from worker.engine.errors import ContextOverflowError, InvalidRecipeError
 from worker.engine.example import Example
-from worker.engine.parameterisation import parameterise
 from worker.engine.recipe import Recipe
+from worker.engine.reparameterisation import parameterise
 from worker.engine.slot import Slot
 
 MAX_VALIDATION_ROWS = 256
