@@ -147,6 +147,8 @@ def _raw_folder(context: AppContext, dataset_id: str) -> Path:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
+    if source == target:
+        return
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)

@@ -52,8 +52,11 @@ def plain(label: str) -> str:
 
 
 def rare(counts: Counts) -> list[str]:
-    """Classes that too few rows show."""
-    return [label for label, count in counts.items() if count < RARE_ROWS]
+    """Classes that too few rows show, all spellings of a class taken together."""
+    together: Counter[str] = Counter()
+    for label, count in counts.items():
+        together[plain(label)] += count
+    return [label for label in counts if together[plain(label)] < RARE_ROWS]
 
 
 def dominating(counts: Counts) -> str | None:

@@ -127,11 +127,12 @@ class PartScanner:
     def _look_at_characters(self, batch: Sequence[Cells]) -> None:
         odd: dict[str, set[int]] = {"mojibake": set(), "control_characters": set(), "lost_characters": set()}
         for cells in batch:
+            self.characters += sum(map(len, cells))
+            # Plain ASCII can only hold control characters, and is quickly looked through in one piece.
+            is_suspect = may_be_misread("\n".join(cell for cell in cells if not cell.isascii()))
             text = "\n".join(cells)
-            self.characters += len(text)
-            if not CONTROL.search(text) and text.isascii():
+            if not is_suspect and LOST not in text and not CONTROL.search(text):
                 continue
-            is_suspect = may_be_misread(text)
             for index, cell in enumerate(cells):
                 restored = restore(cell) if is_suspect else cell
                 if restored != cell:

@@ -67,7 +67,7 @@ class Treatment:
             )
         if self._order.is_trial:
             for part in before:
-                for _ in self._rows(part):
+                for _ in self._batches(part):
                     pass
             return {"difference": self._difference(before, after)}
         result = self._write(folder, after)
@@ -124,7 +124,14 @@ class Treatment:
                 yield [row[place] for place in places]
 
     def _rows(self, part: Part) -> Iterator[list[str]]:
-        """Rows of a part that are kept, mended; what changes on the way is counted and the first of it kept."""
+        """Rows of a part that are kept, mended."""
+        for mended, out in self._batches(part):
+            for index, row in enumerate(zip(*mended, strict=True)):
+                if index not in out:
+                    yield list(row)
+
+    def _batches(self, part: Part) -> Iterator[tuple[list[Cells], set[int]]]:
+        """Mended columns with the rows to leave out; what changes is counted and the first of it kept."""
         start = 0
         dropped = self._dropped[part]
         gone = np.logical_or.reduce(list(dropped.values())) if dropped else None
@@ -135,9 +142,7 @@ class Treatment:
             self._note_changes(part, start, batch, mended, out)
             for index in sorted(out):
                 self._note_drop(part, start + index, [cells[index] for cells in mended])
-            for index, row in enumerate(zip(*mended, strict=True)):
-                if index not in out:
-                    yield list(row)
+            yield mended, out
             start += size
 
     def _note_changes(
