@@ -46,7 +46,7 @@ def tiny_context(
 
 def random_array(measured: Geometry, method: Method = "prefix-tuning", seed: int = 0) -> PrefixArray:
     """Numbers about as large as real keys and values, or input vectors."""
-    shape: tuple[int, ...] = (measured.num_layers, 2, measured.num_kv_heads, NUM_VIRTUAL_TOKENS, measured.head_dim)
+    shape: tuple[int, ...] = (measured.num_attentions, 2, measured.num_kv_heads, NUM_VIRTUAL_TOKENS, measured.head_dim)
     if method == "prompt-tuning":
         shape = (NUM_VIRTUAL_TOKENS, measured.hidden_size)
     values = np.random.default_rng(seed).normal(scale=0.5, size=shape).astype(np.float32)

@@ -16,7 +16,7 @@ from app.services.snippet import prompt_expression
 from storage.schema.base_model import BaseModelSource
 from tests.prefixes import NUM_VIRTUAL_TOKENS, RENDERING, TEMPLATE, add_prefix, random_array, tiny_context
 from tests.tiny import FAMILIES
-from worker.engine.families import geometry
+from worker.engine.families import Geometry, geometry
 from worker.engine.rendering import Rendering, render_prompt
 from worker.engine.tokens import encode_prompt, end_token_id
 
@@ -160,7 +160,7 @@ def test_card_of_a_hub_base_names_its_commit(context_of, tmp_path):
     from app.services.snippet import snippet_of
 
     prefix = add_prefix(context_of(), tmp_path, base_model="someone/small", base_revision="a" * 40)
-    snippet = snippet_of(prefix, BaseModelSource.HUB)
+    snippet = snippet_of(prefix, BaseModelSource.HUB, Geometry(2, 2, 8, 32, 400, 256))
     assert f"from_pretrained(base, revision={'a' * 40!r})" in snippet
     assert "base = 'someone/small'\n" in snippet
 

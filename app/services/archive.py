@@ -11,7 +11,7 @@ from app.services.snippet import snippet_of
 from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
 from worker.engine.families import Geometry
-from worker.engine.prefix_file import CONFIG_NAME, TENSORS_NAME, adapter_config
+from worker.engine.prefix_file import CONFIG_NAME, ENCODER_TENSORS_NAME, TENSORS_NAME, adapter_config
 from worker.engine.recipe import Method
 
 FORMAT_VERSION = 1
@@ -55,29 +55,39 @@ class Export:
 def write_archive(target: Path, export: Export) -> None:
     """Writes the zip that `PeftModel.from_pretrained` loads once it is unpacked.
 
+    That of an encoder-decoder holds no `adapter_config.json`, because PEFT could load a part of it at most; its card
+    loads it with plain transformers.
+
     Args:
         target: The zip.
         export: What goes into it.
     """
     prefix = export.prefix
+    snippet = snippet_of(prefix, export.source, export.geometry)
+    texts = {
+        CARD_NAME: card_of(
+            prefix, export.source, snippet, export.metrics, export.samples, has_encoder=export.geometry.has_encoder
+        ),
+        RECORD_NAME: json.dumps(_record(export), indent=2, ensure_ascii=False),
+    }
+    if not export.geometry.has_encoder:
+        texts[CONFIG_NAME] = json.dumps(_adapter_config(export), indent=2)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in texts.items():
+            archive.writestr(name, text)
+        archive.write(export.tensors, ENCODER_TENSORS_NAME if export.geometry.has_encoder else TENSORS_NAME)
+
+
+def _adapter_config(export: Export) -> dict[str, Any]:
+    prefix = export.prefix
     method: Method = "prompt-tuning" if prefix.method == "prompt-tuning" else "prefix-tuning"
-    config = adapter_config(
+    return adapter_config(
         method,
         prefix.num_virtual_tokens,
         export.geometry,
         base_model=prefix.base_model,
         revision=prefix.base_revision,
     )
-    snippet = snippet_of(prefix, export.source)
-    texts = {
-        CARD_NAME: card_of(prefix, export.source, snippet, export.metrics, export.samples),
-        CONFIG_NAME: json.dumps(config, indent=2),
-        RECORD_NAME: json.dumps(_record(export), indent=2, ensure_ascii=False),
-    }
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in texts.items():
-            archive.writestr(name, text)
-        archive.write(export.tensors, TENSORS_NAME)
 
 
 def _record(export: Export) -> dict[str, Any]:

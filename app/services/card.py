@@ -18,7 +18,13 @@ MAX_SAMPLES = 10
 
 
 def card_of(
-    prefix: Prefix, source: BaseModelSource, snippet: str, metrics: dict[str, Any], samples: list[dict[str, Any]]
+    prefix: Prefix,
+    source: BaseModelSource,
+    snippet: str,
+    metrics: dict[str, Any],
+    samples: list[dict[str, Any]],
+    *,
+    has_encoder: bool = False,
 ) -> str:
     """The card as Markdown.
 
@@ -28,17 +34,18 @@ def card_of(
         snippet: The lines that load it.
         metrics: Its figures, with rows of the user's data only where they may stand in it.
         samples: Rows of the user's data with their answers, where they may stand in it.
+        has_encoder: Whether the base is an encoder-decoder, whose prefixes PEFT cannot hold.
     """
     is_hub = source is BaseModelSource.HUB
     sections = [
-        _front_matter(prefix, is_hub),
+        _front_matter(prefix, is_hub, has_encoder),
         f"# {_plain(prefix.name)}",
-        _what_it_is(prefix),
+        _what_it_is(prefix, has_encoder),
         *verdict_section(metrics.get("evaluation"), _sample),
         "## Base model",
         _base(prefix, is_hub),
         "## Load it",
-        "Run this in the folder of this file, with `pip install torch transformers peft`:",
+        _how_to_load(has_encoder),
         _fenced(snippet, "python"),
         "## Prompt",
         _prompt(prefix),
@@ -52,15 +59,31 @@ def card_of(
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(prefix: Prefix, is_hub: bool) -> str:
-    lines = ["---", "library_name: peft"]
+def _front_matter(prefix: Prefix, is_hub: bool, has_encoder: bool) -> str:
+    lines = ["---", f"library_name: {'transformers' if has_encoder else 'peft'}"]
     if is_hub:
         lines.append(f"base_model: {json.dumps(prefix.base_model)}")
     tag = "prefix-tuning" if prefix.method == "prefix-tuning" else "prompt-tuning"
     return "\n".join([*lines, f"tags: [{tag}]", "---"])
 
 
-def _what_it_is(prefix: Prefix) -> str:
+def _how_to_load(has_encoder: bool) -> str:
+    if not has_encoder:
+        return "Run this in the folder of this file, with `pip install torch transformers peft`:"
+    return (
+        "Import the zip into Prefix Studio, or run this in the folder of this file, with "
+        "`pip install torch transformers safetensors`. PEFT cannot load this prefix: in encoder-decoders it knows "
+        "prefixes of the decoder's attention to itself alone."
+    )
+
+
+def _what_it_is(prefix: Prefix, has_encoder: bool) -> str:
+    if has_encoder:
+        return (
+            f"A prefix of {prefix.num_virtual_tokens:,} virtual tokens (keys and values in front of every attention of "
+            f"encoder and decoder, {prefix.num_parameters:,} numbers), trained with Prefix Studio. The base model is "
+            "unchanged."
+        )
     kind = "keys and values in every layer" if prefix.method == "prefix-tuning" else "vectors at the input layer"
     peft_type = next(name for method, name in PEFT_TYPES.items() if method == prefix.method)
     return (
@@ -76,7 +99,14 @@ def _base(prefix: Prefix, is_hub: bool) -> str:
         if is_hub
         else f"{name}, which is on no hub. Download it in Prefix Studio (Prefixes, base models) and unpack it here."
     )
-    return f"{where} Fingerprint of its weights: `{prefix.base_fingerprint}`."
+    bits = {"int8": "8", "int4": "4"}.get(str(prefix.recipe.get("precision")))
+    note = (
+        f" The prefix was trained with the weights of its linear layers held in {bits} bit (bitsandbytes); in full "
+        "precision its answers may differ a little."
+        if bits
+        else ""
+    )
+    return f"{where} Fingerprint of its weights: `{prefix.base_fingerprint}`.{note}"
 
 
 def _prompt(prefix: Prefix) -> str:

@@ -18,9 +18,12 @@ from storage.prefixes import create_prefix, free_name
 from storage.schema.base_model import BaseModel, DownloadState
 from worker.engine.families import Geometry, geometry
 from worker.engine.prefix_file import (
+    CONFIG_NAME,
+    ENCODER_TENSORS_NAME,
     PrefixArray,
     read_adapter_config,
     read_peft_folder,
+    read_prefix_file,
     write_prefix_file,
 )
 
@@ -106,6 +109,31 @@ def _wrong_base(record: ForeignRecord, base: BaseModel) -> WrongBaseError:
 
 
 def _read_numbers(folder: Path, measured: Geometry) -> PrefixArray:
+    array = _read_encoder_numbers(folder, measured) if measured.has_encoder else _read_decoder_numbers(folder, measured)
+    if array.num_virtual_tokens > measured.context_length // 2:
+        raise InvalidInputError(
+            f"This prefix has {array.num_virtual_tokens:,} tokens, more than half of the base's context of "
+            f"{measured.context_length:,}. Import a shorter one, or name a base with a longer context."
+        )
+    return array
+
+
+def _read_encoder_numbers(folder: Path, measured: Geometry) -> PrefixArray:
+    path = folder / ENCODER_TENSORS_NAME
+    if not path.is_file():
+        raise InvalidInputError(
+            f"The zip has no {ENCODER_TENSORS_NAME}, and its base here has an encoder: this prefix was made for a "
+            "model that only decodes. Name the base that it was trained on."
+        )
+    return read_prefix_file(path, "prefix-tuning", measured)
+
+
+def _read_decoder_numbers(folder: Path, measured: Geometry) -> PrefixArray:
+    if (folder / ENCODER_TENSORS_NAME).is_file() and not (folder / CONFIG_NAME).is_file():
+        raise InvalidInputError(
+            "This prefix was made for a model with encoder and decoder, and its base here only decodes. Name the base "
+            "that it was trained on."
+        )
     config = read_adapter_config(folder)
     is_prefix = config["peft_type"] == "PREFIX_TUNING"
     expected = {
@@ -119,13 +147,7 @@ def _read_numbers(folder: Path, measured: Geometry) -> PrefixArray:
                 f"{name} of this prefix is {config[name]}; its base model here has {value}. Name the base that it was "
                 "trained on."
             )
-    array = read_peft_folder(folder, measured)
-    if array.num_virtual_tokens > measured.context_length // 2:
-        raise InvalidInputError(
-            f"This prefix has {array.num_virtual_tokens:,} tokens, more than half of the base's context of "
-            f"{measured.context_length:,}. Import a shorter one, or name a base with a longer context."
-        )
-    return array
+    return read_peft_folder(folder, measured)
 
 
 def _fields(

@@ -94,16 +94,12 @@ def export(context: AppContext, prefix_id: str, *, include_rows: bool = False) -
         DiskFullError: There is no room for it.
     """
     prefix, base_model = _with_base(context, prefix_id)
-    if not base_model.config:
-        raise ConflictError(
-            f"The folder of the base model {prefix.base_model!r} is gone. Put it back, then export again."
-        )
     if not context.store.exists(prefix.artifact_hash):
         raise NotFoundError(f"The file of the prefix {prefix.name!r} is gone from this machine. Import it again.")
     parts = Export(
         prefix=prefix,
         source=base_model.source,
-        geometry=geometry(base_model.config),
+        geometry=geometry(_config_of(prefix, base_model)),
         tensors=context.store.path(prefix.artifact_hash),
         include_rows=include_rows,
     )
@@ -125,14 +121,23 @@ def load_snippet(context: AppContext, prefix_id: str) -> str:
 
     Raises:
         NotFoundError: There is no such prefix.
+        ConflictError: Its base model is no longer known well enough.
     """
     prefix, base_model = _with_base(context, prefix_id)
-    return snippet_of(prefix, base_model.source)
+    return snippet_of(prefix, base_model.source, geometry(_config_of(prefix, base_model)))
 
 
 def file_stem(name: str) -> str:
     """A file's name that every system takes, from any name."""
     return UNSAFE.sub("-", name).strip("-.")[:80] or "prefix"
+
+
+def _config_of(prefix: Prefix, base_model: BaseModel) -> dict[str, Any]:
+    if not base_model.config:
+        raise ConflictError(
+            f"The folder of the base model {prefix.base_model!r} is gone. Put it back, then export again."
+        )
+    return base_model.config
 
 
 def _with_base(context: AppContext, prefix_id: str) -> tuple[Prefix, BaseModel]:

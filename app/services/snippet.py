@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from app.services.seq2seq_snippet import LINES
 from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
+from worker.engine.families import Geometry
+from worker.engine.prefix_file import ENCODER_TENSORS_NAME, TENSOR
 from worker.engine.rendering import PLACEHOLDER, Rendering, template_columns
 
 TURN_MARK = "ANSWER-ENDS-HERE"
@@ -44,19 +47,20 @@ print(tokenizer.decode(answer, skip_special_tokens=True).strip())
 """
 
 
-def snippet_of(prefix: Prefix, source: BaseModelSource) -> str:
+def snippet_of(prefix: Prefix, source: BaseModelSource, measured: Geometry) -> str:
     """The lines for one prefix.
 
     Args:
         prefix: Its row.
         source: Where its base comes from; for one that no hub has, the lines name the folder to unpack.
+        measured: Measurements of its base.
     """
     rendering = Rendering.from_dict(prefix.rendering)
     is_hub = source is BaseModelSource.HUB
     note = "" if is_hub else "  # download this base model in Prefix Studio and unpack it beside this folder's files"
     revision = f", revision={prefix.base_revision!r}" if is_hub and prefix.base_revision else ""
     body = CHAT if rendering.uses_chat_template else PLAIN
-    text = HEAD + body + TAIL
+    text = LINES if measured.has_encoder else HEAD + body + TAIL
     return text.format(
         base=prefix.base_model,
         base_note=note,
@@ -65,6 +69,9 @@ def snippet_of(prefix: Prefix, source: BaseModelSource) -> str:
         row=_row(rendering.template),
         prompt=prompt_expression(rendering.template),
         mark=TURN_MARK,
+        tensors=ENCODER_TENSORS_NAME,
+        tensor=TENSOR,
+        num_heads=measured.num_kv_heads,
         max_new_tokens=MAX_NEW_TOKENS,
     )
 

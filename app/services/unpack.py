@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.services.archive import RECORD_NAME
 from storage.errors import InvalidInputError, TooLargeError
-from worker.engine.prefix_file import CONFIG_NAME, MAX_CONFIG_BYTES, TENSORS_NAME
+from worker.engine.prefix_file import CONFIG_NAME, ENCODER_TENSORS_NAME, MAX_CONFIG_BYTES, TENSORS_NAME
 
 MAX_MEMBERS = 1000
 MAX_DIRECTORY_BYTES = 1_000_000
@@ -15,7 +15,12 @@ MAX_RECORD_BYTES = 2_000_000
 MAX_TENSORS_BYTES = 1_000_000_000
 CHUNK_BYTES = 1 << 20
 
-CAPS = {CONFIG_NAME: MAX_CONFIG_BYTES, TENSORS_NAME: MAX_TENSORS_BYTES, RECORD_NAME: MAX_RECORD_BYTES}
+CAPS = {
+    CONFIG_NAME: MAX_CONFIG_BYTES,
+    TENSORS_NAME: MAX_TENSORS_BYTES,
+    ENCODER_TENSORS_NAME: MAX_TENSORS_BYTES,
+    RECORD_NAME: MAX_RECORD_BYTES,
+}
 """The members that are ever read, with the most bytes that may come out of each."""
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -77,7 +82,8 @@ def _named_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if name in found:
             raise InvalidInputError(f"The zip holds {name} twice. Choose the zip of one prefix, as it was downloaded.")
         found[name] = member
-    for name in (CONFIG_NAME, TENSORS_NAME):
+    has_encoder = ENCODER_TENSORS_NAME in found and CONFIG_NAME not in found
+    for name in (RECORD_NAME,) if has_encoder else (CONFIG_NAME, TENSORS_NAME):
         if name not in found:
             raise InvalidInputError(
                 f"The zip has no {name}, so it is not that of a prefix. Choose one that PEFT or Prefix Studio wrote; "

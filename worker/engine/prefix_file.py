@@ -22,6 +22,9 @@ from worker.engine.recipe import Method
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
+ENCODER_TENSORS_NAME = "prefix.safetensors"
+"""What the file of a prefix of an encoder-decoder is called in a download: another name, as PEFT cannot load it."""
+
 TENSOR = "prompt_embeddings"
 PEFT_TYPES: dict[Method, str] = {"prefix-tuning": "PREFIX_TUNING", "prompt-tuning": "PROMPT_TUNING"}
 
@@ -188,6 +191,11 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
         raise InvalidPrefixFileError(
             f"This is an adapter of type {kind!r}; expected {' or '.join(PEFT_TYPES.values())}. "
             "Other adapters cannot be used here."
+        )
+    if config.get("task_type") == "SEQ_2_SEQ_LM":
+        raise InvalidPrefixFileError(
+            "PEFT's prefixes of encoder-decoders stand in front of the decoder alone, which is not read here. "
+            "Train one here, or import the zip of one that this app wrote."
         )
     if config.get("task_type") != "CAUSAL_LM":
         raise InvalidPrefixFileError(
