@@ -28,15 +28,42 @@ def test_every_field_is_set() -> None:
 
 
 def test_chosen_fields_stay() -> None:
-    chosen = Recipe(num_virtual_tokens=7, learning_rate=0.5, max_steps=33, batch_size=3, eval_every=2)
+    chosen = Recipe(
+        num_virtual_tokens=7,
+        reparameterisation="mlp",
+        learning_rate=0.5,
+        sweep_steps=4,
+        max_steps=33,
+        batch_size=3,
+        eval_every=2,
+    )
     assert resolved(chosen) == chosen
+
+
+def test_rates_are_compared_unless_one_is_chosen() -> None:
+    automatic = resolved()
+    assert automatic.learning_rate == 0.05
+    assert automatic.sweep == (0.02, 0.05, 0.12)
+    assert automatic.sweep_steps == automatic.max_steps // 5
+    assert resolved(Recipe(learning_rate=0.01)).sweep == ()
+    assert resolved(Recipe(sweep=(0.1, 0.2))).sweep == (0.1, 0.2)
+
+
+def test_filling_in_twice_changes_nothing() -> None:
+    assert resolved(resolved()) == resolved()
 
 
 @pytest.mark.parametrize(
     ("num_parameters", "rate"),
     [(100_000, 0.1), (3_000_000, 0.1), (100_000_000, 0.01), (10**9, 0.005), (7 * 10**9, 0.005)],
 )
-def test_rate_falls_with_the_size_of_the_base(num_parameters: int, rate: float) -> None:
+def test_rate_of_adamw_falls_with_the_size_of_the_base(num_parameters: int, rate: float) -> None:
+    direct = resolved(Recipe(reparameterisation="direct"), num_base_parameters=num_parameters)
+    assert direct.learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("num_parameters", "rate"), [(10**6, 0.05), (10**8, 0.032), (7 * 10**9, 0.02)])
+def test_rate_of_muon_falls_less(num_parameters: int, rate: float) -> None:
     assert resolved(num_base_parameters=num_parameters).learning_rate == pytest.approx(rate)
 
 

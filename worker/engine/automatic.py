@@ -4,12 +4,26 @@ import math
 from dataclasses import replace
 
 from worker.engine.families import Geometry
-from worker.engine.recipe import Recipe
+from worker.engine.recipe import Recipe, Reparameterisation
 
-RATE_BY_PARAMETERS: tuple[tuple[float, float], ...] = ((3e6, 1e-1), (3e7, 3e-2), (1e8, 1e-2), (1e9, 5e-3))
-"""Parameters of the base to the peak rate, interpolated on logarithms. At 3 million it was chosen among rates that were
-tried there (see docs/decisions.md); from 100 million up it is what others report (PEFT's benchmark takes 5e-3 at
-3.2 billion)."""
+DEFAULT_REPARAMETERISATION: Reparameterisation = "muon"
+"""Won on held-out rows against the prefix's own numbers with AdamW and against the MLP (see docs/decisions.md)."""
+
+RateBySize = tuple[tuple[float, float], ...]
+
+MUON_RATES: RateBySize = ((1e7, 0.05), (1e9, 0.02))
+"""Parameters of the base to the middle of the rates that are compared, interpolated on logarithms: shares of the spread
+of real keys and values. Measured at 5 million; a larger base needs smaller changes, as the rates for AdamW show."""
+
+ADAMW_RATES: RateBySize = ((3e6, 0.1), (3e7, 0.03), (1e8, 0.01), (1e9, 0.005))
+"""The same for AdamW. At 3 million it was chosen among rates that were tried there; from 100 million up it is what
+others report (PEFT's benchmark takes 5e-3 at 3.2 billion)."""
+
+SWEEP_FACTORS = (0.4, 1.0, 2.4)
+"""Rates that are compared in one pass, as multiples of the middle one."""
+
+RUNGS = 5
+"""Parts of a training; after each of the first ones the worse half of the rates is dropped."""
 
 MIN_VIRTUAL_TOKENS, MAX_VIRTUAL_TOKENS = 16, 64
 MIN_STEPS, MAX_STEPS = 200, 400
@@ -28,6 +42,8 @@ def resolve(
 ) -> Recipe:
     """Fills every field that is None; what was chosen by a person stays.
 
+    Where no learning rate is chosen, several are compared (`sweep`).
+
     Args:
         recipe: What was asked for.
         num_train: Training rows.
@@ -41,29 +57,40 @@ def resolve(
     """
     batch_size = recipe.batch_size or _batch_size(num_train, on_gpu)
     max_steps = recipe.max_steps or _steps(num_train, batch_size)
+    kind = recipe.reparameterisation or DEFAULT_REPARAMETERISATION
+    middle = interpolated(MUON_RATES if kind == "muon" else ADAMW_RATES, num_base_parameters)
+    rates = () if recipe.learning_rate else tuple(_rounded(factor * middle) for factor in SWEEP_FACTORS)
     return replace(
         recipe,
         num_virtual_tokens=recipe.num_virtual_tokens or _virtual_tokens(instruction_tokens, geometry),
-        learning_rate=recipe.learning_rate or _learning_rate(num_base_parameters),
+        reparameterisation=kind,
+        learning_rate=recipe.learning_rate or _rounded(middle),
+        sweep=recipe.sweep or rates,
+        sweep_steps=recipe.sweep_steps or max(max_steps // RUNGS, 1),
         max_steps=max_steps,
         batch_size=batch_size,
         eval_every=recipe.eval_every or max(max_steps // EVALUATIONS, 1),
     )
 
 
+def interpolated(table: RateBySize, num_parameters: int) -> float:
+    """The rate for a base between those of a table, level beyond its ends."""
+    sizes = [math.log(size) for size, _ in table]
+    rates = [math.log(rate) for _, rate in table]
+    size = min(max(math.log(max(num_parameters, 1)), sizes[0]), sizes[-1])
+    upper = next(index for index in range(1, len(sizes)) if size <= sizes[index])
+    share = (size - sizes[upper - 1]) / (sizes[upper] - sizes[upper - 1])
+    return math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1]))
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.2g}")
+
+
 def _virtual_tokens(instruction_tokens: int, geometry: Geometry) -> int:
     """Room for the instruction and some examples: 64, more for a long instruction, within a quarter of the context."""
     wanted = max(MAX_VIRTUAL_TOKENS, min(2 * instruction_tokens, 4 * MAX_VIRTUAL_TOKENS))
     return max(min(wanted, geometry.context_length // 4), min(MIN_VIRTUAL_TOKENS, geometry.context_length // 2), 1)
-
-
-def _learning_rate(num_parameters: int) -> float:
-    sizes = [math.log(size) for size, _ in RATE_BY_PARAMETERS]
-    rates = [math.log(rate) for _, rate in RATE_BY_PARAMETERS]
-    size = min(max(math.log(max(num_parameters, 1)), sizes[0]), sizes[-1])
-    upper = next(index for index in range(1, len(sizes)) if size <= sizes[index])
-    share = (size - sizes[upper - 1]) / (sizes[upper] - sizes[upper - 1])
-    return float(f"{math.exp(rates[upper - 1] + share * (rates[upper] - rates[upper - 1])):.2g}")
 
 
 def _batch_size(num_train: int, on_gpu: bool) -> int:
