@@ -73,12 +73,12 @@ def test_savings_name_only_what_is_saved() -> None:
 def test_notes_say_which_rows_these_are_and_what_limits_them() -> None:
     evaluation = an_evaluation()
     told = " ".join(verdict.notes(evaluation))
-    assert "120 of the 500 of the validation part" in told
+    assert "120 of the 500 rows, drawn by the seed, of the validation part" in told
     assert "same part chose the best step" in told
     few = " ".join(
         verdict.notes(evaluation | {"part": "test", "chose_checkpoint": False, "num_rows": 7, "ended": "time"})
     )
-    assert "7 of the 500 of the test part" in few
+    assert "7 of the 500 rows, drawn by the seed, of the test part" in few
     assert "chose" not in few
     assert "time for the comparison was up" in few
     assert "With so few rows" in few
@@ -103,7 +103,8 @@ def test_verdict_stands_on_the_page_of_a_finished_job_only() -> None:
     assert "it helps." in job_view.verdict(job)
     assert job_view.verdict(job | {"status": "running"}) == ""
     assert job_view.verdict(job | {"metrics": {}}) == ""
-    assert job_view.state_line(job).count("Done.") == 1
+    line = job_view.state_line({**job, "max_steps": 8, "metrics": {**job["metrics"], "train_s": 27.0}})
+    assert "Done: trained in 27 s." in line
 
 
 def test_prefix_page_and_its_card_in_the_library_carry_the_verdict(context, tmp_path) -> None:

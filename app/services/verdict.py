@@ -96,7 +96,7 @@ def table(evaluation: Evaluation) -> Table:
     """Every side with every metric."""
     arms, verdicts, deciding = evaluation["arms"], evaluation["verdicts"], evaluation["metric"]
     others = [name for name in arms["prefix"]["metrics"] if name != deciding]
-    headers = [METRICS[deciding], "The prefix against it", "Tokens of a prompt", *[METRICS[name] for name in others]]
+    headers = [METRICS[deciding], "The prefix against it", "Tokens per prompt", *[METRICS[name] for name in others]]
     rows = [
         [
             SIDES[arm],
@@ -125,7 +125,8 @@ def notes(evaluation: Evaluation) -> list[str]:
     """Which rows these are, and what limits the figures."""
     count, held_out = evaluation["num_rows"], evaluation["num_held_out"]
     part = PARTS[evaluation["part"]]
-    told = [f"The rows are {count:,} of the {held_out:,} of the {part}, one for each prompt, drawn by the seed."]
+    share = f"all {count:,} rows" if count == held_out else f"{count:,} of the {held_out:,} rows, drawn by the seed,"
+    told = [f"Asked were {share} of the {part}, each prompt once and none that was trained on."]
     if evaluation["chose_checkpoint"]:
         told.append(
             "The same part chose the best step of the training, which favours the prefix a little; rows in a test part "

@@ -142,7 +142,7 @@ def _sentence(job: dict[str, Any]) -> str:
     early = " It was stopped early; the best prefix until then was kept." if job.get("stopped_early") else ""
     before, after = metrics.get("base_loss"), metrics.get("validation_loss")
     if is_judged(metrics.get("evaluation")):
-        return f"Done.{early}"
+        return f"Done: trained in {markup.duration(metrics.get('train_s'))}.{early}"
     if before is not None and after is not None:
         return f"Done. Loss on held-out rows went from {before:.3f} (base) to {after:.3f} (with the prefix).{early}"
     return f"Done.{early}"
