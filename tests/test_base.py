@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.tiny import FAMILIES, tiny_base_folder, tiny_model
+from worker.engine import base as base_module
 from worker.engine.base import choose_dtype, load_base, weights_hash
 from worker.engine.errors import UnsupportedModelError
 
@@ -26,8 +27,25 @@ def test_loaded_base_computes_what_the_model_on_disk_computes(tmp_path: Path, fa
     assert base.geometry.num_layers == base.model.config.num_hidden_layers
 
 
-def test_precision_is_fp32_on_a_cpu_unless_asked_for(tmp_path: Path) -> None:
-    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+@pytest.mark.parametrize(
+    ("has_instructions", "stored", "chosen"),
+    [
+        (True, "bfloat16", torch.bfloat16),
+        (True, "float32", torch.float32),
+        (True, "float16", torch.float32),
+        (True, None, torch.float32),
+        (False, "bfloat16", torch.float32),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_is_fast_and_weights_lose_nothing(
+    has_instructions: bool, stored: str | None, chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base_module, "cpu_has_bfloat16", lambda: has_instructions)
+    assert choose_dtype("auto", torch.device("cpu"), stored) == chosen
+    assert choose_dtype("float32", torch.device("cpu"), stored) == torch.float32
+
+
+def test_an_asked_for_precision_is_taken(tmp_path: Path) -> None:
     folder = tiny_base_folder(tmp_path / "base")
     assert load_base(folder, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
 

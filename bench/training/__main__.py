@@ -20,6 +20,9 @@ from worker.engine.base import DTYPES, choose_device, choose_dtype
 
 HEADLINE = "135m"
 PEERS = (Entrant("peft", "float32"), Entrant("peft", "bfloat16"))
+STORED = "bfloat16"
+"""How the originals of all three bases are stored, which decides with `choose_dtype` what we compute in."""
+
 FORMATS = ("bfloat16", "float32")
 
 
@@ -32,7 +35,7 @@ def main() -> None:
     names = {dtype: name for name, dtype in DTYPES.items()}
     figures: dict[str, float] = {}
     for name in options.bases:
-        ours = Entrant("ours", names[choose_dtype("auto", device)])
+        ours = Entrant("ours", names[choose_dtype("auto", device, STORED)])
         entrants = [ours, *PEERS] if options.quick else [*dict.fromkeys([ours, Entrant("ours", "float32")]), *PEERS]
         size = Size(options.pairs, options.steps, options.rows, options.threads)
         for task, speeds in race(name, options.layers, options.tasks, entrants, size).items():

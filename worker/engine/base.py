@@ -52,6 +52,12 @@ class LoadedBase:
     precision: Precision = "auto"
 
     @property
+    def number_format(self) -> str:
+        """What its weights are held and computed in, in words."""
+        computed = str(self.dtype).removeprefix("torch.")
+        return f"{self.precision} weights computed in {computed}" if is_quantised(self.precision) else computed
+
+    @property
     def num_parameters(self) -> int:
         """Numbers in the base, tied ones once."""
         return num_weights(self.model)
@@ -63,8 +69,8 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
     Args:
         folder: A model folder with config.json, safetensors and a tokenizer.
         device: `auto` takes CUDA, then Apple's MPS, then the CPU; or a torch device.
-        dtype: `auto` computes in bfloat16 on a GPU that knows it and in fp32 elsewhere; int8 and int4 hold the weights
-            of linear layers in as many bits.
+        dtype: `auto` computes in bfloat16 where that is fast (see `choose_dtype`) and in fp32 elsewhere; int8 and int4
+            hold the weights of linear layers in as many bits.
 
     Raises:
         UnsupportedModelError: The family takes no prefix, or the folder holds no safetensors.
@@ -79,7 +85,7 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
         )
     check_quantisation(dtype)
     target = choose_device(device)
-    number_format = choose_dtype(dtype, target)
+    number_format = choose_dtype(dtype, target, _stored_dtype(config))
     measured = geometry(config)
     auto_class = AutoModelForSeq2SeqLM if measured.has_encoder else AutoModelForCausalLM
     model = auto_class.from_pretrained(
@@ -124,16 +130,30 @@ def choose_device(wish: str = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def choose_dtype(wish: Precision, device: torch.device) -> torch.dtype:
-    """The number format of the base: the wish, or bfloat16 where a GPU computes in it and fp32 elsewhere.
+def choose_dtype(wish: Precision, device: torch.device, stored: str | None = None) -> torch.dtype:
+    """The number format of the base: the wish, or bfloat16 where that is faster, and fp32 elsewhere.
 
-    A CPU gets fp32 even where bfloat16 would be faster, because that depends on its generation and the same job
-    should give the same prefix on the next machine.
+    A GPU gets bfloat16 wherever it computes in it; a CPU where it has instructions for it and the weights are stored
+    in it already, so that they lose nothing.
+
+    Args:
+        wish: What the recipe says.
+        device: Where the base computes.
+        stored: Number format of the weights on disk, as config.json names it.
     """
     if wish in DTYPES:
         return DTYPES[wish]
-    is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        is_fast = wish == "auto" and stored == "bfloat16" and cpu_has_bfloat16()
+    else:
+        is_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if is_fast else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies matrices in bfloat16 by instructions of its own (AVX-512 BF16, AMX)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _quantised(precision: Precision, target: torch.device) -> dict[str, Any]:
@@ -158,6 +178,12 @@ def weights_hash(model: nn.Module) -> str:
 def _bytes_of(tensor: Tensor) -> bytes:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
+
+
+def _stored_dtype(config: dict[str, object]) -> str | None:
+    """Older folders call it `torch_dtype`."""
+    stored = config.get("dtype") or config.get("torch_dtype")
+    return str(stored) if stored else None
 
 
 def _read_config(folder: Path) -> dict[str, object]:
