@@ -71,6 +71,10 @@ def test_engine_knows_no_storage_no_app_and_no_web() -> None:
     assert offenders("worker/engine", {"storage", "app"} | DATABASE | WEB) == {}
 
 
+def test_evaluation_knows_no_storage_no_app_and_no_web() -> None:
+    assert offenders("worker/evaluation", {"storage", "app"} | DATABASE | WEB) == {}
+
+
 def test_worker_does_not_import_app() -> None:
     assert offenders("worker", {"app"}) == {}
 
