@@ -10,8 +10,8 @@ FLOPS_PER_PARAMETER_AND_TOKEN = 4
 FLOPS_PER_CORE = 1.2e10
 """What a core was seen to do in fp32 training of small models; only until a first job has been measured."""
 
-START_S = 8.0
-"""Loading, and the answers and losses of the base before the first step."""
+AROUND_S = 20.0
+"""Loading and the losses of the base before the first step, and the comparison on held-out rows after the last."""
 
 EVALUATION_SHARE = 1.25
 MAX_JOBS = 10
@@ -50,9 +50,9 @@ def estimate_seconds(num_base_parameters: int, num_tokens: int, rate: float | No
         rate: Operations per second, as `measured_rate` tells.
     """
     if rate is not None:
-        return START_S + work(num_base_parameters, num_tokens) / rate
+        return AROUND_S + work(num_base_parameters, num_tokens) / rate
     assumed = FLOPS_PER_CORE * max(1, (os.cpu_count() or 1) - 1)
-    return START_S + EVALUATION_SHARE * work(num_base_parameters, num_tokens) / assumed
+    return AROUND_S + EVALUATION_SHARE * work(num_base_parameters, num_tokens) / assumed
 
 
 def duration(seconds: float) -> str:
