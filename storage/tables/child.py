@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from storage.disk import DiskFullError, refusing_full_disk
 from storage.errors import InvalidInputError, StudioError, TooLargeError
 from storage.tables.containers import unpacked
 from storage.tables.conversations import as_conversations
-from storage.tables.delimited import SEPARATOR_NAMES
+from storage.tables.delimited import SEPARATOR_NAMES, DelimitedReader
 from storage.tables.detect import open_reader
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parts import assign_parts, common_columns
+from storage.tables.plain_csv import NotPlainError
 from storage.tables.readers import TableReader
 from storage.tables.sources import SourceFile
 from storage.tables.table import Part
@@ -57,16 +59,27 @@ def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     options = ReadOptions.from_dict(request["options"])
     uploaded = [SourceFile(Path(file["path"]), file["name"], limits) for file in request["files"]]
     sources = unpacked(uploaded, folder)
-    parts = assign_parts([source.name for source in sources])
-    readers: dict[Part, TableReader] = {
-        part: as_conversations(open_reader(sources[index], options)) for part, index in parts.items()
+    parts = {part: sources[index] for part, index in assign_parts([source.name for source in sources]).items()}
+    try:
+        return _read(parts, options, folder, is_quick=True)
+    except NotPlainError:
+        return _read(parts, options, folder, is_quick=False)
+
+
+def _read(parts: Mapping[Part, SourceFile], options: ReadOptions, folder: Path, *, is_quick: bool) -> dict[str, Any]:
+    readers = {
+        part: as_conversations(open_reader(source, options, is_quick=is_quick)) for part, source in parts.items()
     }
     columns = common_columns(list(readers.values()))
     digest = hashlib.sha256(json.dumps(columns).encode())
     num_rows: dict[Part, int] = {}
     for part, reader in readers.items():
-        writer = PartWriter(folder / f"{part}.parquet", columns, reader.source.name, limits)
-        writer.write(reader.rows(columns))
+        writer = PartWriter(folder / f"{part}.parquet", columns, reader.source.name, reader.source.limits)
+        if isinstance(reader, DelimitedReader) and reader.is_quick:
+            own = reader.columns()
+            writer.write_batches(reader.batches(), [own.index(name) for name in columns])
+        else:
+            writer.write(reader.rows(columns))
         num_rows[part] = writer.num_rows
         digest.update(f"{part} {writer.num_rows} ".encode() + writer.digest.digest())
     return {
@@ -77,7 +90,7 @@ def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _detected(readers: dict[Part, TableReader]) -> dict[str, Any]:
+def _detected(readers: Mapping[Part, TableReader]) -> dict[str, Any]:
     files = [{"name": reader.source.name, "part": part, **reader.detected} for part, reader in readers.items()]
     return {**readers["train"].detected, "description": _description(readers["train"].detected), "files": files}
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+
 from storage.errors import InvalidInputError, StudioError
 from storage.tables.dialect import (
     BACKSLASH,
@@ -20,6 +22,7 @@ from storage.tables.dialect import (
 )
 from storage.tables.encoding import choices
 from storage.tables.limits import ReadOptions
+from storage.tables.plain_csv import NotPlainError, plain_batches
 from storage.tables.readers import Cells, check_columns
 from storage.tables.sources import SourceFile
 
@@ -33,13 +36,15 @@ class DelimitedReader:
         source: The file.
         encoding: Its text encoding.
         options: What the user knows better than the guess.
+        is_quick: Whether the file is to be read by `batches`; whatever is odd about it then raises `NotPlainError`.
 
     Raises:
         StudioError: It has no line, or its lines are too long.
     """
 
-    def __init__(self, source: SourceFile, encoding: str, options: ReadOptions) -> None:
+    def __init__(self, source: SourceFile, encoding: str, options: ReadOptions, *, is_quick: bool = False) -> None:
         self.source = source
+        self.is_quick = is_quick
         self._encoding = encoding
         csv.field_size_limit(source.limits.max_row_characters)
         sample = sample_of(source.lines(encoding))
@@ -61,7 +66,7 @@ class DelimitedReader:
     def columns(self) -> list[str]:
         """Names of its columns: from its header, or `column_1` and so on."""
         names = column_names(self._first_row, self._has_header)
-        self.detected["quotes"] = self._quoting.name
+        self.detected["quotes"] = DOUBLED.name if self.is_quick else self._quoting.name
         unnamed = [name for name, cell in zip(names, self._first_row, strict=True) if not cell.strip()]
         if self._has_header and unnamed:
             self.detected["notes"] = [f"The header names no column where {', '.join(unnamed)} stands."]
@@ -70,11 +75,21 @@ class DelimitedReader:
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         """Its rows; one with too many or too few fields is refused, so that no cell stands under a wrong name."""
+        if self.is_quick:
+            raise NotPlainError("rows are asked for one by one")
         own = self.columns()
         order = [own.index(name) for name in columns]
         in_order = order == list(range(len(own)))
         for cells in self._data(self._quoting):
             yield cells if in_order else [cells[index] for index in order]
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The same rows as columns of text, in the order of the file, where Arrow reads them alike.
+
+        Raises:
+            NotPlainError: While they are read: it does not.
+        """
+        return plain_batches(self.source, self._delimiter, self._first_row, has_header=self._has_header)
 
     @cached_property
     def _quoting(self) -> Quoting:

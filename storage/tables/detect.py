@@ -4,14 +4,15 @@ import json
 import re
 from dataclasses import replace
 
-from storage.errors import InvalidInputError
+from storage.errors import InvalidInputError, StudioError
 from storage.tables.containers import ZIP_MAGIC
 from storage.tables.delimited import DelimitedReader
-from storage.tables.encoding import detect_encoding
+from storage.tables.encoding import detect_encoding, encoding_of_head
 from storage.tables.json_reader import JsonLayout, JsonReader
 from storage.tables.json_values import DECODER
 from storage.tables.limits import ReadOptions
 from storage.tables.parquet_reader import ParquetReader
+from storage.tables.plain_csv import NotPlainError
 from storage.tables.readers import TableReader
 from storage.tables.sources import CHUNK_BYTES, GZIP_MAGIC, SourceFile
 from storage.tables.xlsx_reader import XlsxReader
@@ -37,38 +38,50 @@ FOREIGN_FORMATS = (
 )
 DELIMITED_ENDINGS = (".csv", ".tsv", ".tab")
 JSON_ENDINGS = (".json", ".jsonl", ".ndjson")
+QUICK_ENCODINGS = ("utf-8", "utf-8-sig")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 LAYOUTS: dict[str, JsonLayout] = {"[": "array", "{": "object"}
 MARKUP = ("<!doctype", "<html", "<?xml")
 
 
-def open_reader(source: SourceFile, options: ReadOptions) -> TableReader:
+def open_reader(source: SourceFile, options: ReadOptions, *, is_quick: bool = False) -> TableReader:
     """The reader for a file.
 
     Args:
         source: The file.
         options: What the user knows better than the guess.
+        is_quick: Whether text is looked at only in its beginning and read without care; what needs more raises
+            `NotPlainError`.
 
     Raises:
         StudioError: It is empty, or in a format that cannot be read.
+        NotPlainError: It has to be read with care.
     """
     with source.opened() as file:
         head = file.read(CHUNK_BYTES)
     if not head:
         raise InvalidInputError(f"{source.name} is empty. Upload a file with a row of data on each line.")
     _refuse_foreign(source, head)
-    reader = _reader(source, head, options)
+    reader = _reader(source, head, options, is_quick)
     if packing := source.packing or ("gzip" if source.is_gzip else ""):
         reader.detected["compression"] = packing
     return reader
 
 
-def _reader(source: SourceFile, head: bytes, options: ReadOptions) -> TableReader:
+def _reader(source: SourceFile, head: bytes, options: ReadOptions, is_quick: bool) -> TableReader:
     if head.startswith(b"PAR1"):
         return ParquetReader(source)
     if head.startswith(ZIP_MAGIC):
         return XlsxReader(source, options)
-    return _text_reader(source, options)
+    if not is_quick:
+        return _text_reader(source, options, options.encoding or detect_encoding(source))
+    encoding = options.encoding or encoding_of_head(head)
+    if encoding is None or encoding not in QUICK_ENCODINGS:
+        return _text_reader(source, options, encoding or detect_encoding(source))
+    try:
+        return _text_reader(source, options, encoding, is_quick=True)
+    except StudioError as error:
+        raise NotPlainError(error.message) from error
 
 
 def _refuse_foreign(source: SourceFile, head: bytes) -> None:
@@ -81,8 +94,7 @@ def _refuse_foreign(source: SourceFile, head: bytes) -> None:
         raise InvalidInputError(f"{source.name} is packed with gzip twice. Unpack it once, and upload it again.")
 
 
-def _text_reader(source: SourceFile, options: ReadOptions) -> TableReader:
-    encoding = options.encoding or detect_encoding(source)
+def _text_reader(source: SourceFile, options: ReadOptions, encoding: str, *, is_quick: bool = False) -> TableReader:
     start = _start(source, encoding)
     if not start:
         raise InvalidInputError(
@@ -96,12 +108,26 @@ def _text_reader(source: SourceFile, options: ReadOptions) -> TableReader:
         )
     if options.format in ("csv", "tsv"):
         told = options if options.format == "csv" or options.delimiter else replace(options, delimiter="\t")
-        return DelimitedReader(source, encoding, told)
+        return _delimited(source, encoding, told, is_quick)
     if options.format in ("json", "jsonl"):
-        return JsonReader(source, encoding, "lines" if options.format == "jsonl" else LAYOUTS.get(start[0], "array"))
-    if layout := _json_layout(source, start):
-        return JsonReader(source, encoding, layout)
-    return DelimitedReader(source, encoding, options)
+        layout: JsonLayout = "lines" if options.format == "jsonl" else LAYOUTS.get(start[0], "array")
+        return _json(source, encoding, layout, is_quick)
+    if found := _json_layout(source, start):
+        return _json(source, encoding, found, is_quick)
+    return _delimited(source, encoding, options, is_quick)
+
+
+def _delimited(source: SourceFile, encoding: str, options: ReadOptions, is_quick: bool) -> TableReader:
+    reader = DelimitedReader(source, encoding, options, is_quick=is_quick)
+    if is_quick and not reader.detected["delimiter"].isascii():
+        raise NotPlainError("a separator that is not ASCII")
+    return reader
+
+
+def _json(source: SourceFile, encoding: str, layout: JsonLayout, is_quick: bool) -> TableReader:
+    if is_quick:
+        raise NotPlainError("JSON")
+    return JsonReader(source, encoding, layout)
 
 
 def _start(source: SourceFile, encoding: str) -> str:

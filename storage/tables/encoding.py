@@ -49,17 +49,29 @@ def detect_encoding(source: SourceFile) -> str:
     """
     with source.opened() as file:
         head = file.read(CHUNK_BYTES)
-    for mark, encoding in BYTE_ORDER_MARKS:
-        if head.startswith(mark):
-            return encoding
-    if wide := _wide_encoding(head):
-        return wide
+    found = encoding_of_head(head)
+    if found is not None and found != "utf-8":
+        return found
     broken_line = _first_line_not_utf8(source)
     if broken_line is None:
         return "utf-8"
     sample = _sample(source)
     _refuse_damaged_utf8(source, sample, broken_line)
     return _legacy_encoding(sample)
+
+
+def encoding_of_head(head: bytes) -> str | None:
+    """The encoding by the beginning of a file alone; UTF-8 may still be wrong about what follows, None is not UTF-8."""
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return encoding
+    if wide := _wide_encoding(head):
+        return wide
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return None
+    return "utf-8"
 
 
 def _wide_encoding(head: bytes) -> str | None:

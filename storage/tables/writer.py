@@ -5,14 +5,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InvalidInputError, TooLargeError
 from storage.tables.limits import Limits
+from storage.tables.text_columns import bytes_of, offsets_of
 
 GROUP_ROWS = 10_000
 GROUP_CHARACTERS = 16_000_000
+LENGTHS = np.dtype("<i4")
+COMPRESSION = "zstd"
 
 
 class PartWriter:
@@ -26,18 +30,26 @@ class PartWriter:
 
     Attributes:
         num_rows: Rows written so far.
-        digest: SHA-256 of the cells so far, whatever they are stored in.
     """
 
     def __init__(self, path: Path, columns: Sequence[str], name: str, limits: Limits) -> None:
         self._path = path
-        self._columns = list(columns)
+        self._schema = pa.schema([(column, pa.string()) for column in columns])
         self._name = name
         self._limits = limits
         self._left_bytes = limits.max_unpacked_bytes
         self._group: list[list[str]] = []
+        self._texts = [hashlib.sha256() for _ in columns]
+        self._lengths = [hashlib.sha256() for _ in columns]
         self.num_rows = 0
-        self.digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> Any:
+        """SHA-256 of the cells so far, column by column; the same however they came and are stored."""
+        whole = hashlib.sha256()
+        for texts, lengths in zip(self._texts, self._lengths, strict=True):
+            whole.update(texts.digest() + lengths.digest())
+        return whole
 
     def write(self, rows: Iterable[list[str]]) -> None:
         """Writes all rows.
@@ -45,8 +57,7 @@ class PartWriter:
         Raises:
             StudioError: There is no row, or one that cannot be kept; the error names it.
         """
-        schema = pa.schema([(name, pa.string()) for name in self._columns])
-        with pq.ParquetWriter(self._path, schema, compression="zstd", write_page_checksum=True) as file:
+        with self._opened() as file:
             characters = 0
             for row in rows:
                 length = sum(map(len, row))
@@ -55,31 +66,56 @@ class PartWriter:
                 self._group.append(row)
                 characters += length
                 if len(self._group) >= GROUP_ROWS or characters >= GROUP_CHARACTERS:
-                    self._flush(file, schema)
+                    self._flush(file)
                     characters = 0
             if self._group:
-                self._flush(file, schema)
+                self._flush(file)
+        self._refuse_empty()
+
+    def write_batches(self, batches: Iterable[pa.RecordBatch], order: Sequence[int]) -> None:
+        """Writes columns of text that hold neither nulls nor NULs, in batches of some megabytes.
+
+        Args:
+            batches: All rows.
+            order: For each column of the table, its place in a batch.
+
+        Raises:
+            StudioError: There is no row, or too much text.
+        """
+        with self._opened() as file:
+            for batch in batches:
+                columns = [batch.column(place) for place in order]
+                self._account(columns)
+                file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema), row_group_size=GROUP_ROWS)
+                self.num_rows += batch.num_rows
+        self._refuse_empty()
+
+    def _opened(self) -> pq.ParquetWriter:
+        return pq.ParquetWriter(self._path, self._schema, compression=COMPRESSION, write_page_checksum=True)
+
+    def _refuse_empty(self) -> None:
         if not self.num_rows:
             raise InvalidInputError(f"{self._name} has no rows beneath its header. Add at least two rows of data.")
 
-    def _flush(self, file: Any, schema: pa.Schema) -> None:
-        self._account()
-        cells = zip(*self._group, strict=True)
-        file.write_table(pa.table([pa.array(column, pa.string()) for column in cells], schema=schema))
+    def _flush(self, file: Any) -> None:
+        try:
+            columns = [pa.array(cells, pa.string()) for cells in zip(*self._group, strict=True)]
+        except UnicodeEncodeError:
+            raise self._bad_cell(_has_surrogate, "half of a character (a lone surrogate)") from None
+        if any((np.frombuffer(bytes_of(column), dtype=np.uint8) == 0).any() for column in columns):
+            raise self._bad_cell(_has_nul, "a NUL character")
+        self._account(columns)
+        file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self.num_rows += len(self._group)
         self._group = []
 
-    def _account(self) -> None:
-        """Checks and hashes the group as one text, its cells apart by a character that none of them may hold."""
-        text = "\0".join(map("\0".join, self._group)) + "\0"
-        try:
-            data = text.encode()
-        except UnicodeEncodeError:
-            raise self._bad_cell(_has_surrogate, "half of a character (a lone surrogate)") from None
-        if text.count("\0") != len(self._group) * len(self._columns):
-            raise self._bad_cell(_has_nul, "a NUL character")
-        self.digest.update(data)
-        self._left_bytes -= len(data)
+    def _account(self, columns: Sequence[pa.Array]) -> None:
+        """Hashes texts and their lengths apart: no text can then be taken for the end of another."""
+        for column, texts, lengths in zip(columns, self._texts, self._lengths, strict=True):
+            data = bytes_of(column)
+            texts.update(data)
+            lengths.update(np.diff(offsets_of(column)).astype(LENGTHS).tobytes())
+            self._left_bytes -= len(data) + len(column)
         if self._left_bytes < 0:
             raise TooLargeError(
                 f"{self._name} holds more than {self._limits.max_unpacked_bytes / 1e9:,.0f} GB of text. "
@@ -88,7 +124,7 @@ class PartWriter:
 
     def _bad_cell(self, is_bad: Any, what: str) -> InvalidInputError:
         index, row = next((index, row) for index, row in enumerate(self._group) if any(map(is_bad, row)))
-        column = next(name for name, cell in zip(self._columns, row, strict=True) if is_bad(cell))
+        column = next(name for name, cell in zip(self._schema.names, row, strict=True) if is_bad(cell))
         number = self.num_rows + index + 1
         return InvalidInputError(
             f"Row {number} of {self._name} has {what} in the column {column!r}, which is no text. Remove it there.",
