@@ -4,12 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
+from worker.engine.recipe import Precision
 from worker.inference.batch import BatchEvent, Column, Ended, Piece, Started, batch_of
 from worker.inference.errors import InvalidRequestError, error_body
 from worker.inference.registry import Registry
@@ -70,14 +71,15 @@ async def start(
         StudioError: The batch is refused, or too many wait.
         ClientGoneError: The caller left while it waited.
     """
-    bases = list(dict.fromkeys(column.target.base for column in columns))
+    bases = list(dict.fromkeys(replace(column.target.base, precision="auto") for column in columns))
     if len(bases) > 1:
         raise InvalidRequestError(
             f"The models have different bases, {bases[0].name!r} and {bases[1].name!r}; expected models of one base. "
             "Compare them one base at a time.",
             param="models",
         )
-    ticket = context.residents.runner(bases[0]).submit(batch_of(columns, sampling, has_proof=has_proof))
+    base = replace(bases[0], precision=_precision_of(columns))
+    ticket = context.residents.runner(base).submit(batch_of(columns, sampling, has_proof=has_proof))
     try:
         events = ticket.events()
         started: list[Started] = await while_connected(request, _first(events))
@@ -128,6 +130,12 @@ def event_stream(chunks: AsyncGenerator[Any, None], *, closing: str | None = Non
 async def client_gone(request: Request, error: Exception) -> Response:
     """Answers nobody."""
     return Response(status_code=CLIENT_GONE)
+
+
+def _precision_of(columns: Sequence[Column]) -> Precision:
+    """One for the batch: what its first prefix of a quantised base was trained with, else `auto`."""
+    named = (column.target.base.precision for column in columns)
+    return next((precision for precision in named if precision != "auto"), "auto")
 
 
 async def _first(events: AsyncGenerator[Any, None]) -> Any:

@@ -1,9 +1,9 @@
 """Model names → what has to be loaded for them, read from the database; knows no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from storage.artifacts import ArtifactStore
 from storage.base_models import find_base_model, get_base_model_by_id, list_base_models
@@ -14,7 +14,9 @@ from storage.prefixes import find_prefix, list_prefixes
 from storage.rows import Row, load_parts
 from storage.schema.base_model import BaseModel, DownloadState
 from storage.schema.prefix import Prefix
-from worker.engine.recipe import Method
+from worker.engine.errors import UnsupportedPrecisionError
+from worker.engine.quantisation import check_quantisation, is_quantised
+from worker.engine.recipe import Method, Precision
 from worker.engine.rendering import Rendering
 from worker.inference.errors import UnknownModelError
 
@@ -31,12 +33,15 @@ class BaseEntry:
         name: Its model name.
         folder: Where its files lie.
         state: Changes with its files, so that new ones are loaded.
+        precision: What it is loaded in; `auto`, or the int8 or int4 that a prefix was trained with, because a base that
+            was too large in full for training is so for answering.
     """
 
     id: str
     name: str
     folder: Path
     state: str
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class Registry:
                     "GET /v1/models lists them."
                 )
             base_model = get_base_model_by_id(session, prefix.base_model_id)
-            return Target(_base_entry(base_model), _prefix_entry(prefix))
+            entry = replace(_base_entry(base_model), precision=_precision(prefix))
+            return Target(entry, _prefix_entry(prefix))
 
     def listing(self) -> list[dict[str, Any]]:
         """Every model that can be asked, in OpenAI's form; prefixes name their base."""
@@ -147,6 +153,16 @@ def _base_entry(base_model: BaseModel) -> BaseEntry:
         )
     state = str(base_model.details.get("signature") or base_model.revision or "")
     return BaseEntry(base_model.id, base_model.name, Path(base_model.path or ""), state)
+
+
+def _precision(prefix: Prefix) -> Precision:
+    """What its base is loaded in; one that was trained elsewhere in fewer bits than can be had here is used in full."""
+    named = str(prefix.recipe.get("precision"))
+    try:
+        check_quantisation(named)
+    except UnsupportedPrecisionError:
+        return "auto"
+    return cast(Precision, named) if is_quantised(named) else "auto"
 
 
 def _prefix_entry(prefix: Prefix) -> PrefixEntry:

@@ -53,4 +53,4 @@ class Residents:
     def _load(self, base: BaseEntry) -> Resident:
         logger.info("loading the base model %r", base.name)
         found = fingerprint(base.folder, fingerprint_cache(self._settings))
-        return Resident(load_base(base.folder), found, base.name, self._registry)
+        return Resident(load_base(base.folder, dtype=base.precision), found, base.name, self._registry)

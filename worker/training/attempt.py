@@ -123,7 +123,7 @@ class Attempt:
         base = load_task_base(task)
         self._recorder.log(
             f"{task.base_model.name} is loaded in {time.monotonic() - began:.1f} s: {base.num_parameters:,} "
-            f"parameters, {str(base.dtype).removeprefix('torch.')} on {base.device.type}."
+            f"parameters, {base.number_format} on {base.device.type}."
         )
         if (wish := self._unless_kept()) is not None:
             return wish
