@@ -144,7 +144,7 @@ def test_lowest_rate_goes_back_where_all_lose_their_number(base: LoadedBase, mon
     assert len(only(events, Chosen)) == 1
     diverged = only(events, Diverged)[0]
     assert (diverged.step, diverged.resumed_step) == (6, 4)
-    assert events[-1].learning_rate == pytest.approx(0.3 * only(events, Chosen)[0].rate)
+    assert diverged.learning_rate == pytest.approx(0.3 * only(events, Chosen)[0].rate)
 
 
 def test_stop_in_mid_sweep_keeps_the_best_so_far(base: LoadedBase) -> None:

@@ -193,7 +193,6 @@ def test_diverged_loss_goes_back_twice_each_time_with_a_lower_rate(
         Diverged(step=11, resumed_step=8, learning_rate=pytest.approx(0.0045)),
     ]
     assert [event.step for event in only(events, StepMetrics)] == [*range(1, 6), *range(5, 11), *range(9, 13)]
-    assert events[-1].learning_rate == pytest.approx(0.0045)
     assert torch.isfinite(torch.from_numpy(events[-1].prefix.values)).all()
 
 

@@ -171,7 +171,7 @@ class Finished:
         reason: Why it ended.
         validation_loss_before: The untouched base, nats per target token; None without validation rows.
         validation_loss_after: With the prefix; None without validation rows.
-        learning_rate: Peak rate of the prefix, after what divergences took from it.
+        learning_rate: Peak rate that it began with: the recipe's, or the one that won.
         num_examples: Rows that were learned from, once for each learning rate that took them.
     """
 

@@ -155,7 +155,7 @@ class Run:
             reason=reason,
             validation_loss_before=self.base_loss,
             validation_loss_after=slot.best_loss,
-            learning_rate=slot.peak_rate,
+            learning_rate=slot.rate,
             num_examples=self.num_examples,
         )
 

@@ -1,14 +1,25 @@
 """From the engine's events to what the page shows: steps, losses, speed, time left, memory."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import psutil
 import torch
 
 from worker.engine.base import LoadedBase
-from worker.engine.events import Diverged, Evaluated, Event, Finished, Started, StepMetrics
+from worker.engine.events import (
+    Chosen,
+    Compared,
+    Diverged,
+    Eliminated,
+    Evaluated,
+    Event,
+    Finished,
+    Started,
+    StepMetrics,
+)
 from worker.training.recorder import Recorder
 
 SMOOTHING = 0.9
@@ -30,12 +41,13 @@ class Follower:
         self._device = base.device
         self._metrics = metrics
         self._started_at = time.monotonic()
-        self._first_step = 0
         self._max_steps = 0
+        self._paced_from = (0, self._started_at)
         self._num_tokens = 0
         self._spent_before_s = 0.0
         self._tokens_per_second: float | None = None
         self._memory_bytes = 0
+        self._sweep: list[dict[str, Any]] = []
 
     def hear(self, event: Event) -> None:
         """Notes one event."""
@@ -45,6 +57,8 @@ class Follower:
             self._hear_evaluation(event)
         elif isinstance(event, Started):
             self._hear_start(event)
+        elif isinstance(event, Compared | Eliminated | Chosen):
+            self._hear_sweep(event)
         elif isinstance(event, Diverged):
             self._recorder.log(
                 f"The loss stopped being a number at step {event.step}. The training went back to step "
@@ -59,6 +73,8 @@ class Follower:
             "validation_loss": event.validation_loss_after,
             "best_step": event.best_step,
             "num_steps": event.num_steps,
+            "num_examples": event.num_examples,
+            **({"sweep": self._sweep} if self._sweep else {}),
             "stop_reason": event.reason,
             **self._spent(),
             "memory_bytes": self._measure_memory(),
@@ -66,7 +82,7 @@ class Follower:
 
     def _hear_start(self, event: Started) -> None:
         self._started_at = time.monotonic()
-        self._first_step, self._max_steps = event.first_step, event.max_steps
+        self._paced_from, self._max_steps = (event.first_step, self._started_at), event.max_steps
         figures = {
             "num_parameters": event.num_parameters,
             "base_parameters": event.num_base_parameters,
@@ -82,8 +98,33 @@ class Follower:
         if event.first_step:
             self._num_tokens = int(self._metrics.get("train_tokens") or 0)
             self._spent_before_s = float(self._metrics.get("train_s") or 0.0)
+            self._sweep = list(self._metrics.get("sweep") or [])
             self._recorder.log(f"Going on from step {event.first_step} of {event.max_steps}.")
         self._recorder.progress(step=event.first_step, max_steps=event.max_steps, metrics=figures)
+        self._recorder.stage(trying(event.sweep) if event.sweep else "Training")
+
+    def _hear_sweep(self, event: Compared | Eliminated | Chosen) -> None:
+        if isinstance(event, Compared):
+            self._sweep = [asdict(candidate) for candidate in event.candidates]
+            self._recorder.progress(metrics={"sweep": self._sweep})
+        elif isinstance(event, Eliminated):
+            loss = event.validation_loss
+            reason = "its loss stopped being a number" if loss is None else f"its loss is {loss:.4g}, others are lower"
+            self._recorder.log(f"The learning rate {event.rate:g} is dropped at step {event.step}: {reason}.")
+        else:
+            self._hear_choice(event)
+
+    def _hear_choice(self, event: Chosen) -> None:
+        """Tells the winner's own losses from the start, so that the curve is one training and not parts of several."""
+        self._recorder.log(f"The learning rate {event.rate:g} won at step {event.step}; the training goes on with it.")
+        told: list[StepMetrics | Evaluated] = [*event.steps, *event.evaluations]
+        for one in sorted(told, key=lambda one: (one.step, isinstance(one, Evaluated))):
+            if isinstance(one, Evaluated):
+                self._note_evaluation(one)
+            else:
+                figures = {"loss": one.loss, "learning_rate": one.learning_rate, "gradient_norm": one.gradient_norm}
+                self._recorder.add("step", figures, one.step)
+        self._paced_from = (event.step, time.monotonic())
         self._recorder.stage("Training")
 
     def _hear_step(self, event: StepMetrics) -> None:
@@ -103,6 +144,11 @@ class Follower:
 
     def _hear_evaluation(self, event: Evaluated) -> None:
         figures = {"validation_loss": event.validation_loss, "base_loss": event.base_validation_loss}
+        self._note_evaluation(event)
+        best: dict[str, Any] = {"best_step": event.step, **figures} if event.is_best else {}
+        self._recorder.progress(metrics={**best, "base_loss": event.base_validation_loss})
+
+    def _note_evaluation(self, event: Evaluated) -> None:
         self._recorder.add(
             "evaluated",
             {
@@ -113,8 +159,6 @@ class Follower:
             },
             event.step,
         )
-        best: dict[str, Any] = {"best_step": event.step, **figures} if event.is_best else {}
-        self._recorder.progress(metrics={**best, "base_loss": event.base_validation_loss})
 
     def _spent(self) -> dict[str, Any]:
         """Seconds and tokens of the training, over all attempts that it goes on from."""
@@ -122,9 +166,14 @@ class Follower:
         return {"train_s": round(self._spent_before_s + this_attempt_s, 3), "train_tokens": self._num_tokens}
 
     def _seconds_left(self, step: int) -> float:
-        """What is left at the pace so far, evaluations included."""
-        pace_s = (time.monotonic() - self._started_at) / max(1, step - self._first_step)
-        return round(pace_s * (self._max_steps - step), 1)
+        """What is left at the pace so far, evaluations included.
+
+        While several learning rates share the steps, that is more than what one of them will take.
+        """
+        first_step, began = self._paced_from
+        pace_s = (time.monotonic() - began) / max(1, step - first_step)
+        num_shared = max(1, len([each for each in self._sweep if each["state"] == "trying"]))
+        return round(pace_s * (self._max_steps - step) / num_shared, 1)
 
     def _measure_memory(self) -> int:
         """Peak of the accelerator's memory, or of this process's where it computes on the CPU."""
@@ -132,3 +181,9 @@ class Follower:
             return int(torch.cuda.max_memory_allocated(self._device))
         self._memory_bytes = max(self._memory_bytes, int(psutil.Process().memory_info().rss))
         return self._memory_bytes
+
+
+def trying(rates: Sequence[float]) -> str:
+    """The stage of a training that compares learning rates."""
+    *others, last = [f"{rate:g}" for rate in rates]
+    return f"Trying {len(rates)} learning rates: {', '.join(others)} and {last}"

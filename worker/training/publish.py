@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.artifacts import ArtifactStore
@@ -12,6 +12,7 @@ from storage.errors import BusyError
 from storage.queue import Lease
 from worker.engine.events import Finished
 from worker.engine.prefix_file import TENSORS_NAME, write_prefix_file
+from worker.engine.recipe import Recipe
 from worker.training.inputs import Inputs, Task
 
 logger = logging.getLogger(__name__)
@@ -47,11 +48,15 @@ class Publication:
             "num_parameters": int(self.finished.prefix.values.size),
             "size_bytes": size_bytes,
             "rendering": self.inputs.rendering.to_dict(),
-            "recipe": self.inputs.recipe.to_dict(),
+            "recipe": self._recipe().to_dict(),
             "metrics": self.metrics,
             "samples": self.samples,
             "artifact_hash": artifact_hash,
         }
+
+    def _recipe(self) -> Recipe:
+        """The settings that give this prefix again: with the learning rate that won, and nothing left to compare."""
+        return replace(self.inputs.recipe, learning_rate=self.finished.learning_rate, sweep=(), sweep_steps=None)
 
 
 def publish(database: Database, store: ArtifactStore, lease: Lease, publication: Publication) -> str:
