@@ -76,16 +76,6 @@ def test_download_line_says_how_a_model_stands(changes: dict[str, Any], words: s
     assert words in model_view.download_line(a_model(**changes))
 
 
-def test_findings_show_what_blocks_first() -> None:
-    found = [
-        {"severity": "notes", "message": "A note."},
-        {"severity": "blocks", "message": "A wall."},
-        {"severity": "warns", "message": "A warning."},
-    ]
-    shown = data_view.findings(found)
-    assert shown.index("A wall.") < shown.index("A warning.") < shown.index("A note.")
-
-
 @pytest.mark.parametrize(
     "shown",
     [

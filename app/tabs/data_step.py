@@ -9,14 +9,16 @@ import gradio as gr
 
 from app.context import AppContext
 from app.examples.catalog import EXAMPLES
-from app.services import datasets
-from app.ui import data_view, markup
+from app.services import dataset_files, datasets
+from app.tabs.doctor_panel import DoctorPanel
+from app.tabs.reading_panel import ReadingPanel, read_options
+from app.ui import data_view, doctor_view, markup
 from app.ui.pieces import guarded, html_piece, picked, sentence
 from storage.errors import InvalidInputError
 
 logger = logging.getLogger(__name__)
 
-FILE_TYPES = [".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".gz"]
+FILE_TYPES = [".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".gz", ".zip"]
 RENDERINGS = [
     ("Automatic: as the base model was made for", "auto"),
     ("Plain text", "plain"),
@@ -32,13 +34,14 @@ class DataStep:
     def __init__(self, context: AppContext) -> None:
         self.context = context
         self.dataset = gr.State(None)
+        self.wish = gr.State(None)
         self._build_sources()
         self._build_mapping()
 
     def _build_sources(self) -> None:
         gr.HTML(
             '<p class="ps-lead">Bring a table with one example per row: what the model is given, and the answer it '
-            "should write. CSV, TSV, JSON, JSONL and Parquet work as they are.</p>",
+            "should write. CSV, TSV, JSON, JSONL, Parquet and Excel work as they are, and so do conversations.</p>",
             apply_default_css=False,
         )
         with gr.Row(equal_height=False):
@@ -53,6 +56,7 @@ class DataStep:
                 cards = data_view.example_cards([(each.key, each.title, each.sentence) for each in EXAMPLES])
                 self.examples = html_piece(cards, elem_id="train-examples", visible=bool(EXAMPLES))
         self.notice = html_piece("", elem_id="train-notice")
+        self.reading = ReadingPanel()
 
     def _build_mapping(self) -> None:
         with gr.Column(visible=False) as self.details:
@@ -83,10 +87,14 @@ class DataStep:
                 )  # fmt: skip
                 self.seed = gr.Number(0, label="Seed of the split", precision=0, minimum=0)
                 self.rendering = gr.Radio(RENDERINGS, value="auto", label="How a prompt is put to the model")
+            self.reveal = gr.Checkbox(
+                False, label="Show spaces, tabs, line ends and invisible characters", elem_id="train-reveal"
+            )
             self.samples = html_piece(elem_id="train-samples")
-            self.findings = html_piece(elem_id="train-findings")
+            self.doctor = DoctorPanel(self.context)
             with gr.Accordion("First rows of the table", open=False):
                 self.preview = html_piece(elem_id="train-preview")
+        self.gate = html_piece(elem_id="train-gate")
         self.next = gr.Button("Continue", variant="primary", interactive=False, elem_id="train-continue-data")
 
     @property
@@ -99,34 +107,75 @@ class DataStep:
         """What `show` fills."""
         return [
             self.dataset, self.notice, self.details, self.template, self.target, self.instruction, self.fraction,
-            self.seed, self.rendering, self.chips, self.samples, self.findings, self.preview, self.next,
+            self.seed, self.rendering, self.chips, self.samples, self.preview, self.gate, self.next,
+            *self.reading.fields, *self.doctor.shown,
         ]  # fmt: skip
 
     def wire(self) -> None:
         """Ties what the user does to the services; called once all components are there."""
-        self.file.upload(guarded(self.upload), self.file, [*self.shown, self.file])
+        dropped = [self.file, self.dataset, *self.reading.fields]
+        self.file.upload(guarded(self.upload), dropped, [*self.shown, self.reading.fold, self.file])
         self.examples.select(guarded(self.take_example), None, self.shown)
         self.earlier.input(guarded(self.take_earlier), self.earlier, self.shown)
-        for field in self.mapping_fields:
+        for option in self.reading.fields:
+            option.input(guarded(self.read_anew), [self.dataset, *self.reading.fields], self.shown)
+        written = [self.dataset, self.reveal, *self.mapping_fields]
+        for field in (self.reveal, *self.mapping_fields):
             field.input(
-                guarded(self.render),
-                [self.dataset, *self.mapping_fields],
-                [self.samples, self.findings, self.next],
-                trigger_mode="always_last",
-                show_progress="hidden",
-            )
+                guarded(self.render), written, [self.samples, self.gate, self.next, *self.doctor.live],
+                trigger_mode="always_last", show_progress="hidden",
+            )  # fmt: skip
+        mended = [self.dataset, self.doctor.found, *self.mapping_fields]
+        pressed = self.doctor.findings.select(guarded(self.press), mended, [self.wish, self.doctor.findings])
+        pressed.success(guarded(self.repair), [self.wish, self.dataset, *self.mapping_fields], self.shown)
+        self.doctor.versions.select(guarded(self.go_back), self.dataset, self.shown)
 
-    def upload(self, paths: Sequence[str] | None) -> Updates:
-        """Reads the files that were dropped; the copy in the page's cache is deleted in any case."""
+    def upload(self, paths: Sequence[str] | None, dataset: dict[str, Any] | None, *options: str | None) -> Any:
+        """Reads the files that were dropped; the copy in the page's cache is deleted in any case.
+
+        What was said of reading holds for a file after one that was refused; another file is looked at afresh.
+        """
         files = [Path(path) for path in paths or []]
+        told = {} if dataset else read_options(*options)
+        rest = [gr.skip()] * (len(self.shown) - 2)
+        size = sum(path.stat().st_size for path in files)
+        yield (gr.skip(), data_view.reading(files[0].name, size), *rest, gr.skip(), gr.skip())
         try:
-            dataset = datasets.upload(self.context, [(path.name, path) for path in files], None)
+            read = datasets.upload(self.context, [(path.name, path) for path in files], None, options=told)
         except Exception as fault:
-            return (*self._refused(fault), None)
+            yield (*self._refused(fault), gr.Accordion(open=True), None)
+        else:
+            yield (*self.show(read), gr.skip(), None)
         finally:
             for path in files:
                 path.unlink(missing_ok=True)
-        return (*self.show(dataset), None)
+
+    def read_anew(self, dataset: dict[str, Any] | None, *options: str | None) -> Updates:
+        """Reads the file of the dataset once more, as the user says; before there is one, it waits for the file."""
+        if dataset is None:
+            return tuple(gr.skip() for _ in self.shown)
+        _, earlier = dataset_files.require_upload(self.context, dataset["id"])
+        wiped = dict.fromkeys(earlier)
+        return self.show(datasets.change(self.context, dataset["id"], {"options": wiped | read_options(*options)}))
+
+    def press(self, event: gr.EventData, dataset: dict[str, Any], found: Any, *fields: Any) -> Updates:
+        """A button among the findings: shows what a repair would change, closes that, or asks for the repair."""
+        kind, target = picked(event)
+        if kind == "repair":
+            return target, gr.skip()
+        if kind == "leave":
+            return None, doctor_view.findings(found, dataset["num_rows"])
+        return None, self.doctor.try_repairs(dataset, found, target, self.read_mapping(*fields))
+
+    def repair(self, wish: str | None, dataset: dict[str, Any], *fields: Any) -> Updates:
+        """Does the repair that was asked for, if one was."""
+        if wish is None:
+            return tuple(gr.skip() for _ in self.shown)
+        return self.show(self.doctor.repair(dataset, wish, self.read_mapping(*fields)))
+
+    def go_back(self, dataset: dict[str, Any], event: gr.EventData) -> Updates:
+        """Goes back to the version whose button was pressed."""
+        return self.show(self.doctor.go_back(dataset, picked(event)[1]))
 
     def take_example(self, event: gr.EventData) -> Updates:
         """Takes one of the built-in data sets, as if it had been uploaded."""
@@ -144,8 +193,9 @@ class DataStep:
         return self.show(datasets.describe(self.context, dataset_id))
 
     def show(self, dataset: dict[str, Any]) -> Updates:
-        """Fills the step with a dataset and its guessed mapping."""
+        """Fills the step with a dataset and its mapping."""
         mapping = dataset["mapping"]
+        kept = dataset_files.kept_upload(self.context, dataset["id"])
         return (
             dataset,
             data_view.read_line(dataset),
@@ -158,24 +208,23 @@ class DataStep:
             mapping["rendering"],
             data_view.chips(dataset["columns"]),
             data_view.samples(dataset["samples"]),
-            data_view.findings(dataset["findings"]),
             data_view.preview(dataset),
-            gr.Button(interactive=not dataset["blocked"]),
+            *_gate(dataset["findings"]),
+            *self.reading.show(dataset["detected"], kept[1] if kept else {}),
+            *self.doctor.show(dataset),
         )
 
-    def render(self, dataset: dict[str, Any] | None, *fields: Any) -> Updates:
+    def render(self, dataset: dict[str, Any] | None, reveal: bool, *fields: Any) -> Updates:
         """Renders the samples anew while the user writes; nothing is stored."""
         if dataset is None:
-            return gr.skip(), gr.skip(), gr.Button(interactive=False)
+            return tuple(gr.skip() for _ in range(3 + len(self.doctor.live)))
         try:
             rendered = datasets.render_samples(self.context, dataset["id"], self.read_mapping(*fields))
         except Exception as fault:
-            return "", markup.notice(sentence(fault), "bad"), gr.Button(interactive=False)
-        return (
-            data_view.samples(rendered["samples"]),
-            data_view.findings(rendered["findings"]),
-            gr.Button(interactive=not rendered["blocked"]),
-        )
+            told = sentence(fault)
+            return "", doctor_view.gate(told), gr.Button(interactive=False), gr.skip(), "", ""
+        samples = data_view.samples(rendered["samples"], reveal=bool(reveal))
+        return samples, *_gate(rendered["findings"]), *self.doctor.show_live(dataset, rendered)
 
     def keep(self, dataset: dict[str, Any] | None, *fields: Any) -> dict[str, Any]:
         """Stores the mapping as a new version where the user changed it.
@@ -221,6 +270,18 @@ class DataStep:
         return gr.Dropdown(choices=choices, value=None, visible=bool(choices))
 
     def _refused(self, fault: Exception) -> Updates:
-        hidden = [gr.skip()] * (len(self.shown) - 4)
-        closed = gr.Button(interactive=False)
-        return None, markup.notice(sentence(fault), "bad"), gr.Column(visible=False), *hidden, closed
+        gate = doctor_view.gate("Training needs a table. Bring one that can be read.")
+        told = {
+            self.dataset: None,
+            self.notice: markup.notice(sentence(fault), "bad"),
+            self.details: gr.Column(visible=False),
+            self.gate: gate,
+            self.next: gr.Button(interactive=False),
+        }
+        return tuple(told.get(piece, gr.skip()) for piece in self.shown)
+
+
+def _gate(found: Sequence[dict[str, Any]]) -> Updates:
+    """Whether it goes on, and why not."""
+    blocking = next((each["message"] for each in found if each["severity"] == "blocks"), None)
+    return doctor_view.gate(blocking), gr.Button(interactive=blocking is None)

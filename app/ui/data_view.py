@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.ui import markup
+from app.ui.visible import revealed
 
-TONES = {"blocks": "bad", "warns": "warn", "notes": "plain"}
 MAX_SHOWN = 600
 
 
@@ -31,25 +31,27 @@ def chips(columns: Sequence[str]) -> str:
     return f'<div class="ps-chips" aria-label="Insert a column into the prompt">{buttons}</div>'
 
 
-def samples(rendered: Sequence[dict[str, Any]]) -> str:
-    """Rendered prompts with their answers marked, as the model will read them."""
+def samples(rendered: Sequence[dict[str, Any]], *, reveal: bool = False) -> str:
+    """Rendered prompts with their answers marked, as the model will read them.
+
+    Args:
+        rendered: `prompt`, `target` and `row` of each.
+        reveal: Whether spaces, line ends and invisible characters are shown.
+    """
     if not rendered:
         return ""
+    shown = _revealed if reveal else _clipped
     items = "".join(
-        f'<div class="ps-sample"><small>Row {sample.get("row", "?")}</small>{_clipped(sample["prompt"])} '
-        f"<mark>{_clipped(sample['target'])}</mark></div>"
+        f'<div class="ps-sample"><small>Row {sample.get("row", "?")}</small>{shown(sample["prompt"])} '
+        f"<mark>{shown(sample['target'])}</mark></div>"
         for sample in rendered
     )
     return f'<p class="ps-title">What the model will read, and the answer it should give</p>{items}'
 
 
-def findings(found: Sequence[dict[str, Any]]) -> str:
-    """What is odd about the data, the worst first, each with its rows."""
-    if not found:
-        return markup.notice("Nothing odd was found in the rows.", "good")
-    order = ["blocks", "warns", "notes"]
-    ranked = sorted(found, key=lambda finding: order.index(finding["severity"]))
-    return "".join(markup.notice(finding["message"], TONES[finding["severity"]]) for finding in ranked)
+def reading(name: str, size_bytes: int) -> str:
+    """What is said while a file is read and looked through."""
+    return markup.notice(f"Reading {name} ({markup.file_size(size_bytes)}) and looking through its rows …")
 
 
 def preview(dataset: dict[str, Any]) -> str:
@@ -75,3 +77,8 @@ def example_cards(examples: Sequence[tuple[str, str, str]]) -> str:
 def _clipped(text: str) -> str:
     shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + " …"
     return markup.isolated(shown)
+
+
+def _revealed(text: str) -> str:
+    shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN]
+    return f"<bdi>{revealed(shown)}</bdi>{'' if shown == text else ' …'}"

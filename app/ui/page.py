@@ -14,7 +14,7 @@ from app.tabs.train import TrainTab
 from app.ui import markup
 from app.ui.pieces import guarded, html_piece
 from app.ui.scripted import offer_endpoints
-from app.ui.theme import SCRIPT, STYLE_SHEET, build_theme
+from app.ui.theme import SCRIPT, STYLE_SHEETS, build_theme
 
 HEADER = (
     '<header class="ps-header"><h1>Prefix Studio</h1><span class="ps-status" role="status">{status}</span>'
@@ -131,7 +131,7 @@ def mount(app: FastAPI, context: AppContext) -> FastAPI:
         enable_monitoring=False,
         max_file_size=context.settings.max_upload_bytes,
         theme=build_theme(),
-        css_paths=[STYLE_SHEET],
+        css_paths=[*STYLE_SHEETS],
         js=SCRIPT.read_text(encoding="utf-8"),
     )
     # Mounting leaves this off, and with it Gradio's check that a file handler is only given uploaded files.

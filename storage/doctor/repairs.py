@@ -32,12 +32,12 @@ KINDS: Mapping[str, RepairKind] = {
     "merge_labels": RepairKind("Merge the spellings", "given the spelling that most rows have", is_safe=True),
     "drop_empty_targets": RepairKind("Leave these rows out", "without an answer left out", is_safe=True),
     "drop_empty_prompts": RepairKind("Leave these rows out", "with an empty prompt left out", is_safe=True),
-    "drop_duplicates": RepairKind("Keep each row once", "that repeat an earlier one left out", is_safe=True),
+    "drop_duplicates": RepairKind("Keep each row once", "that repeated an earlier one left out", is_safe=True),
     "keep_one_answer": RepairKind(
         "Keep each prompt's most frequent answer", "with another answer to the same prompt left out"
     ),
     "drop_seen_in_training": RepairKind(
-        "Take them out of the training rows", "that are held out as well taken out of training", is_safe=True
+        "Take them out of the training rows", "held out as well, taken out of training", is_safe=True
     ),
     "resplit": RepairKind("Draw the held-out rows anew", "of the validation file joined to the others"),
     "drop_lost_characters": RepairKind("Leave these rows out", "with lost characters left out"),
