@@ -1,10 +1,12 @@
 """The quality benchmark on tiny models: the same rows, as many examples, nothing trained twice, right arithmetic."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("peft")
 
@@ -57,7 +59,7 @@ def data_folder(tmp_path: Path) -> Path:
 def test_a_trained_peer_has_the_loss_of_its_own_forward_when_the_engine_measures_it(method: str, start: Start) -> None:
     plan = SweepPlan((1e-2,), max_steps=2, batch_size=4, num_train=6, eval_every=1, sweep_steps=1)
     model = build(PEERS[method], start, seed=1)
-    before = validation_loss(model, ROWS)
+    before = validation_loss(model, start.base, ROWS)
     trained = train_peer(PEERS[method], start, ROWS, ROWS, plan, seed=1)
     num_targets = sum(len(row.target_ids) for row in ROWS)
 
@@ -69,23 +71,29 @@ def test_a_trained_peer_has_the_loss_of_its_own_forward_when_the_engine_measures
 
 
 @pytest.mark.parametrize("method", ["peft_prefix_text", "peft_prompt", "peft_lora_8"])
-def test_a_peers_loss_is_that_of_pefts_own_labels(method: str, start: Start) -> None:
-    import torch
-
-    model = build(PEERS[method], start, seed=0)
+def test_a_peers_loss_and_gradient_are_those_of_pefts_own_forward(method: str, start: Start) -> None:
+    mine, theirs = (build(PEERS[method], start, seed=0) for _ in range(2))
     row = ROWS[0]
     input_ids = torch.tensor([row.prompt_ids + row.target_ids])
     labels = input_ids.clone()
     labels[:, : len(row.prompt_ids)] = -100
-    with torch.no_grad():
-        theirs = model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), labels=labels).loss
-        mine = peer_loss(model, [row]) / len(row.target_ids)
-    assert float(mine) == pytest.approx(float(theirs), abs=1e-5)
+    loss = peer_loss(mine, start.base, [row]) / len(row.target_ids)
+    expected = theirs(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), labels=labels).loss
+    loss.backward()
+    expected.backward()
+
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+    for parameter, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+        if parameter.requires_grad:
+            assert parameter.dtype == torch.float32
+            torch.testing.assert_close(parameter.grad, other.grad, atol=1e-5, rtol=1e-4)
 
 
 def test_prefix_from_text_and_cartridge_start_as_the_base_with_that_text_in_front(start: Start) -> None:
     prefix, cartridge = (build(PEERS[method], start, 0) for method in ("peft_prefix_text", "peft_cartridge_text"))
-    assert validation_loss(prefix, ROWS) == pytest.approx(validation_loss(cartridge, ROWS), abs=1e-6)
+    assert validation_loss(prefix, start.base, ROWS) == pytest.approx(
+        validation_loss(cartridge, start.base, ROWS), abs=1e-6
+    )
 
     ids = start.base.tokenizer(start.text).input_ids[: start.num_virtual_tokens]
     with_text = [Example((*ids, *row.prompt_ids), row.target_ids) for row in ROWS]
@@ -145,8 +153,6 @@ def test_peers_see_at_least_as_many_rows_as_ours_and_hardly_more(base_folder: Pa
 def test_answers_stand_in_the_order_of_the_test_rows(base: LoadedBase, data_folder: Path) -> None:
     data = prepare(data_folder, TASKS["rt_polarity"], base.tokenizer, SIZES)
     together = answers(base, None, data)
-    from dataclasses import replace
-
     alone = [answers(base, None, replace(data, test=[row]))[0] for row in data.test]
     assert together == alone
 

@@ -149,7 +149,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the base, for all")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the base")
     parser.add_argument("--processes", type=int, default=1, help="cells trained at once")
     sizes = PartSizes()
     parser.add_argument("--train-rows", type=int, default=sizes.train)

@@ -33,10 +33,11 @@ class Start:
     text: str
 
     def model(self) -> PreTrainedModel:
-        """A fresh copy of the base with stock attention."""
+        """A fresh copy of the base; without a prefix of ours its attention computes what the stock one does, faster."""
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            self.folder, dtype=self.base.dtype, attn_implementation="sdpa", local_files_only=True
+            self.folder, dtype=self.base.dtype, attn_implementation="eager", local_files_only=True
         )
+        install(model)
         return model.to(self.base.device).eval()
 
 
@@ -118,25 +119,24 @@ def build(peer: Peer, start: Start, seed: int) -> PeftModel:
         return peer.build(start).eval()
 
 
-def is_prompt_learning(model: PeftModel) -> bool:
-    """Whether the model has virtual tokens in front (and no changed weights)."""
-    return bool(model.active_peft_config.is_prompt_learning)
-
-
 def for_use(model: PeftModel, base: LoadedBase) -> tuple[LoadedBase, PrefixBank | None]:
-    """The trained peer as the engine takes it: a bank for the untouched base, or a base with LoRA merged in.
+    """The trained peer as the engine takes it: a bank for the untouched base, or a base with LoRA's layers inside.
 
-    Exact: a test holds the losses equal to those of PEFT's own forward.
+    Exact: a test holds the losses equal to those of PEFT's own forward. LoRA is not merged, because the sum would be
+    rounded to the base's number format.
     """
-    if not is_prompt_learning(model):
-        merged = model.merge_and_unload()
-        return prepare_base(merged, base.tokenizer, base.geometry), None
-    table = model.get_prompt_embedding_to_save(model.active_adapter).to(base.device).float()
     config = model.active_peft_config
-    install(base.model)
+    if not config.is_prompt_learning:
+        return prepare_base(model.get_base_model(), base.tokenizer, base.geometry), None
     if config.peft_type == peft.PeftType.PROMPT_TUNING:
         with torch.no_grad():
-            return base, PrefixBank(bank_of(base, "prompt-tuning", table.unsqueeze(0)).kv)
+            return base, prompt_bank(model, base)
+    table = model.get_prompt_embedding_to_save(model.active_adapter).to(base.device)
     measured = base.geometry
     shape = (len(table), measured.num_layers, 2, measured.num_kv_heads, measured.head_dim)
     return base, PrefixBank(table.view(shape).permute(1, 2, 3, 0, 4).unsqueeze(0).to(base.dtype))
+
+
+def prompt_bank(model: PeftModel, base: LoadedBase) -> PrefixBank:
+    """What PEFT's trained input vectors become in every layer, with the graph back to them."""
+    return PrefixBank(bank_of(base, "prompt-tuning", model.get_prompt(1)).kv)

@@ -13,6 +13,7 @@ from bench.quality.peers import PEERS, Start
 from bench.quality.plan import SweepPlan, spread
 from bench.quality.tasks import TASKS
 from bench.quality.trained import Trained, answers, row_losses
+from worker.engine.allocator import keep_freed_memory
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.recipe import Precision, Recipe
 from worker.evaluation.answers import trimmed
@@ -26,7 +27,7 @@ class Setup:
     Attributes:
         base_folder: The base model.
         data_folder: Holds a folder for each task.
-        dtype: Number format of the base, for every method.
+        dtype: Number format of the base, for every method; `auto` is what a job takes.
         sizes: Rows of each part.
         max_steps: Steps of our recipe where the automatic number is not wanted (a smoke run); None leaves it open.
     """
@@ -47,6 +48,7 @@ class Workbench:
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+        keep_freed_memory()
         self.base: LoadedBase = load_base(setup.base_folder, dtype=setup.dtype)
         self._data: dict[str, TaskData] = {}
 
