@@ -44,7 +44,7 @@ def test_rates_are_compared_unless_one_is_chosen() -> None:
     automatic = resolved()
     assert automatic.learning_rate == 0.05
     assert automatic.sweep == (0.02, 0.05, 0.12)
-    assert automatic.sweep_steps == automatic.max_steps // 5
+    assert automatic.sweep_steps == 0.3 * automatic.max_steps
     assert resolved(Recipe(learning_rate=0.01)).sweep == ()
     assert resolved(Recipe(sweep=(0.1, 0.2))).sweep == (0.1, 0.2)
 
