@@ -34,7 +34,7 @@ class JobRequest(BaseModel):
     recipe: dict[str, Any] = Field(
         default_factory=dict,
         description="Settings by name: num_virtual_tokens, learning_rate, max_steps, batch_size, eval_every, seed, "
-        "init, precision and others. What is left out is chosen for the task.",
+        "init, precision, reparameterisation, sweep and others. What is left out is chosen for the task.",
     )
     rendering: Literal["auto", "plain", "chat"] | None = Field(
         None, description="Whether rows go through the base's chat template; as the dataset's mapping says by default."
