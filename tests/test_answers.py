@@ -123,9 +123,13 @@ def test_a_wish_to_end_is_heard_between_two_tokens(
 ) -> None:
     monkeypatch.setattr(module, "FIRST_ROUND", 4)
     looks: Iterator[int] = itertools.count()
-    forwards = max_new_tokens(questions)
-    found = answerer(base, bank, questions).answer(budget_s=600, is_asked_to_end=lambda: next(looks) > forwards + 8)
+    answerer(base, bank, questions[:4]).answer(budget_s=600, is_asked_to_end=lambda: next(looks) < 0)
+    of_first_round, again = next(looks), itertools.count()
+    found = answerer(base, bank, questions).answer(
+        budget_s=600, is_asked_to_end=lambda: next(again) > of_first_round + 8
+    )
     assert (found.num_rows, found.ended) == (4, "asked")
+    assert next(again) < of_first_round + 12
 
 
 def test_scarce_memory_is_met_with_smaller_batches(

@@ -19,6 +19,9 @@ ROUND = 32
 MAX_BATCH_TOKENS = 24_576
 """Of a batch with padding and answers; halved where the device has too little memory."""
 
+MAX_PADDED = 1.5
+"""Tokens of a batch with its padding, for each real one: prompts with examples are many times as long as those without."""
+
 Ended = Literal["complete", "time", "asked"]
 
 
@@ -167,8 +170,12 @@ def trimmed(answers: Sequence[str], targets: Sequence[str]) -> list[str]:
 
 
 def _first_batch(requests: Sequence[_Request], max_tokens: int) -> list[_Request]:
-    """As many of the requests, the shortest first, as stay within `max_tokens` with padding; at least one."""
-    count = 1
-    while count < len(requests) and (count + 1) * requests[count].num_tokens() <= max_tokens:
+    """As many of the requests, the shortest first, as stay within `max_tokens` and the padding; at least one."""
+    count, total = 0, 0
+    for request in requests:
+        size = request.num_tokens()
+        padded, total = (count + 1) * size, total + size
+        if count and (padded > max_tokens or padded > MAX_PADDED * total):
+            break
         count += 1
     return list(requests[:count])

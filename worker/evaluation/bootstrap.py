@@ -8,6 +8,7 @@ from worker.evaluation.tally import FloatArray, Tally
 
 NUM_SAMPLES = 2000
 CONFIDENCE = 0.95
+ALIKE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _samples(tally: Tally, weights: FloatArray) -> FloatArray:
 def _interval(value: float, samples: FloatArray, scores: FloatArray, lowest: float) -> Interval:
     margin = (1 - CONFIDENCE) / 2
     low, high = np.quantile(samples, [margin, 1 - margin])
-    if np.ptp(scores) == 0:
+    if np.ptp(scores) < ALIKE:
         # Rows that are all alike give samples that are all alike. Of such rows up to 3 in n may still be different
         # (the rule of three), and 120 right answers are not yet a proof that the next one is right.
         room = 3 / len(scores)
