@@ -20,7 +20,7 @@ MAX_BATCH_TOKENS = 24_576
 """Of a batch with padding and answers; halved where the device has too little memory."""
 
 MAX_PADDED = 1.5
-"""Tokens of a batch with its padding, for each real one: prompts with examples are many times as long as those without."""
+"""Tokens of a batch with padding for each real one: prompts with examples are many times as long as those without."""
 
 Ended = Literal["complete", "time", "asked"]
 
