@@ -1,5 +1,6 @@
 """Files that are kept: blobs named by their SHA-256, and the folders of runs."""
 
+import errno
 import hashlib
 import io
 import os
@@ -44,6 +45,29 @@ class ArtifactStore:
         """
         with path.open("rb") as source:
             return self._put(source)
+
+    def adopt_file(self, path: Path, sha256: str) -> str:
+        """Keeps the file at `path` by moving it, whose SHA-256 was counted while it was written.
+
+        Returns:
+            That SHA-256.
+
+        Raises:
+            DiskFullError: There is no room for it.
+        """
+        with refusing_full_disk("storing a file"):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            try:
+                self._publish(path, self.path(sha256))
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return self.put_file(path)
+        return sha256
 
     def put_bytes(self, data: bytes) -> str:
         """Keeps `data`; returns its SHA-256.

@@ -31,6 +31,7 @@ def outcome(folder: Path, data: bytes, *, is_quick: bool) -> Any:
         result = child._read({"train": source}, OPTIONS, folder, is_quick=is_quick)
     except StudioError as error:
         return error.message, error.row
+    del result["blobs"]  # the same rows, packed in another way
     return result, pq.read_table(folder / "train.parquet").to_pylist()
 
 

@@ -50,7 +50,7 @@ def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         folder: Where the Parquet files go.
 
     Returns:
-        `columns`, `num_rows` by part, `content_hash` and `detected`.
+        `columns`, `num_rows` and `blobs` (SHA-256 of the Parquet files) by part, `content_hash` and `detected`.
 
     Raises:
         StudioError: The files are no table.
@@ -73,6 +73,7 @@ def _read(parts: Mapping[Part, SourceFile], options: ReadOptions, folder: Path, 
     columns = common_columns(list(readers.values()))
     digest = hashlib.sha256(json.dumps(columns).encode())
     num_rows: dict[Part, int] = {}
+    blobs: dict[Part, str] = {}
     for part, reader in readers.items():
         writer = PartWriter(folder / f"{part}.parquet", columns, reader.source.name, reader.source.limits)
         if isinstance(reader, DelimitedReader) and reader.is_quick:
@@ -81,10 +82,12 @@ def _read(parts: Mapping[Part, SourceFile], options: ReadOptions, folder: Path, 
         else:
             writer.write(reader.rows(columns))
         num_rows[part] = writer.num_rows
+        blobs[part] = writer.file.sha256
         digest.update(f"{part} {writer.num_rows} ".encode() + writer.digest.digest())
     return {
         "columns": columns,
         "num_rows": num_rows,
+        "blobs": blobs,
         "content_hash": digest.hexdigest(),
         "detected": _detected(readers),
     }

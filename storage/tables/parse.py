@@ -57,9 +57,10 @@ def parse_upload(
         result = _run_child(work, files, limits, options or ReadOptions())
         if accept is not None:
             accept(result["columns"])
-        blobs = {part: store.put_file(work / f"{part}.parquet") for part in result["num_rows"]}
-        size_bytes = sum((work / f"{part}.parquet").stat().st_size for part in blobs)
-        return StoredTable(blobs=blobs, size_bytes=size_bytes, **result)
+        size_bytes = sum((work / f"{part}.parquet").stat().st_size for part in result["blobs"])
+        for part, sha256 in result["blobs"].items():
+            result["blobs"][part] = store.adopt_file(work / f"{part}.parquet", sha256)
+        return StoredTable(size_bytes=size_bytes, **result)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

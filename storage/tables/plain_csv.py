@@ -70,10 +70,13 @@ class PlainText(io.RawIOBase):
         self._is_first = False
         if b"\0" in window:
             raise NotPlainError("a NUL")
-        if window.count(b"\r", 0, -1) != window.count(b"\r\n"):
-            raise NotPlainError("a CR alone")
+        codes = np.frombuffer(window, dtype=np.uint8)
+        if b"\r" in window:
+            returns = np.flatnonzero(codes[:-1] == CR)
+            if (codes[returns + 1] != LF).any():
+                raise NotPlainError("a CR alone")
         if b'"' in window:
-            self._look_at_quotes(np.frombuffer(window, dtype=np.uint8))
+            self._look_at_quotes(codes)
         self._last = window[-1:]
 
     def _look_at_quotes(self, window: npt.NDArray[np.uint8]) -> None:

@@ -1,9 +1,11 @@
 """Writes rows of text as Parquet, a row group at a time, and counts and hashes what it writes."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,34 @@ from storage.tables.text_columns import bytes_of, offsets_of
 GROUP_ROWS = 10_000
 GROUP_CHARACTERS = 16_000_000
 LENGTHS = np.dtype("<i4")
-COMPRESSION = "zstd"
+QUICK_COMPRESSION = "none"
+BUFFER_BYTES = 1 << 20
+
+
+class HashingFile(io.RawIOBase):
+    """A file that counts its SHA-256 as it is written.
+
+    Args:
+        file: Open for writing, from its beginning.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: Any) -> int:
+        """Writes all of `data`."""
+        self._digest.update(data)
+        return self._file.write(data)
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, in hexadecimal digits."""
+        return self._digest.hexdigest()
 
 
 class PartWriter:
@@ -30,7 +59,10 @@ class PartWriter:
 
     Attributes:
         num_rows: Rows written so far.
+        file: What has been written.
     """
+
+    file: HashingFile
 
     def __init__(self, path: Path, columns: Sequence[str], name: str, limits: Limits) -> None:
         self._path = path
@@ -57,7 +89,7 @@ class PartWriter:
         Raises:
             StudioError: There is no row, or one that cannot be kept; the error names it.
         """
-        with self._opened() as file:
+        with self._opened("zstd") as file:
             characters = 0
             for row in rows:
                 length = sum(map(len, row))
@@ -82,7 +114,7 @@ class PartWriter:
         Raises:
             StudioError: There is no row, or too much text.
         """
-        with self._opened() as file:
+        with self._opened(QUICK_COMPRESSION) as file:
             for batch in batches:
                 columns = [batch.column(place) for place in order]
                 self._account(columns)
@@ -90,8 +122,18 @@ class PartWriter:
                 self.num_rows += batch.num_rows
         self._refuse_empty()
 
-    def _opened(self) -> pq.ParquetWriter:
-        return pq.ParquetWriter(self._path, self._schema, compression=COMPRESSION, write_page_checksum=True)
+    @contextmanager
+    def _opened(self, compression: str) -> Iterator[pq.ParquetWriter]:
+        with self._path.open("wb", buffering=BUFFER_BYTES) as file:
+            self.file = HashingFile(file)
+            with pq.ParquetWriter(
+                pa.PythonFile(self.file, mode="w"),
+                self._schema,
+                compression=compression,
+                write_page_checksum=True,
+                write_statistics=False,
+            ) as writer:
+                yield writer
 
     def _refuse_empty(self) -> None:
         if not self.num_rows:
