@@ -14,8 +14,7 @@ GROUP_SIZE = 32
 
 
 MAX_MICRO_ROWS = 256
-MAX_MICRO_TOKENS = 4096
-"""Rows, and tokens with padding, that are computed at once at most."""
+"""Rows that are computed at once at most."""
 
 
 class SlotRow(NamedTuple):

@@ -11,7 +11,7 @@ from worker.engine.allocator import keep_freed_memory
 from worker.engine.attention import attending
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
-from worker.engine.batches import MAX_MICRO_ROWS, MAX_MICRO_TOKENS, SlotRow, collate, micro_batches
+from worker.engine.batches import MAX_MICRO_ROWS, SlotRow, collate, micro_batches
 from worker.engine.checkpointing import checkpointed_layers
 from worker.engine.device_memory import free_memory, is_out_of_memory
 from worker.engine.errors import OutOfMemoryError
@@ -20,6 +20,7 @@ from worker.engine.loss import target_nll
 from worker.engine.parameterisation import Parameterisation
 from worker.engine.prompt_tuning import bank_of
 from worker.engine.recipe import Method
+from worker.engine.token_budget import token_budget
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +49,16 @@ class Updater:
     Attributes:
         micro_batch_size: Rows computed at once, of whichever prefix; halved when memory runs out, which changes no
             result.
-        is_checkpointing: Whether activations are computed again; the last resort when memory runs out.
+        is_checkpointing: Whether activations are computed again: from the first row on that memory would not bear
+            without, or as the last resort when it runs out.
+        budget: Tokens computed at once.
     """
 
     def __init__(self, base: LoadedBase) -> None:
         if base.device.type == "cpu":
             keep_freed_memory()
         self.base = base
+        self.budget = token_budget(base.geometry, base.device, base.dtype)
         self.micro_batch_size = MAX_MICRO_ROWS
         self.is_checkpointing = False
 
@@ -86,8 +90,9 @@ class Updater:
 
     def _pass_with_retries(self, bank: PrefixBank, shares: Sequence[Share]) -> list[float]:
         rows = [SlotRow(slot, row) for slot, share in enumerate(shares) for row in share.rows]
+        self._foresee(max(len(row.example) for row in rows))
         while True:
-            batches = micro_batches(rows, self.micro_batch_size, MAX_MICRO_TOKENS)
+            batches = micro_batches(rows, self.micro_batch_size, self.budget.tokens)
             try:
                 return self._pass(bank, batches)
             except RuntimeError as error:
@@ -118,6 +123,12 @@ class Updater:
             totals.index_add_(0, slot_of_target, weighted.detach())
         losses: list[float] = totals.tolist()
         return losses
+
+    def _foresee(self, longest: int) -> None:
+        """On a CPU the system ends a process that takes too much memory, and no error comes that could be handled."""
+        if longest > self.budget.bearable and not self.is_checkpointing:
+            self.is_checkpointing = True
+            logger.warning("a row of %d tokens would not fit into memory: activations are computed again", longest)
 
     def _need_less(self, num_rows: int) -> None:
         if self.micro_batch_size > 1 and num_rows > 1:
