@@ -47,7 +47,7 @@ def test_short_list_is_there_without_a_network_and_fits_the_engine(database, set
         assert row.source is BaseModelSource.HUB
         assert row.download_state is DownloadState.ABSENT
         check_family(row.config)
-        assert geometry(row.config).context_length >= 1024
+        assert geometry(row.config).context_length >= 512
     assert found["meta-llama/Llama-3.2-1B"].details["gated"]
 
 

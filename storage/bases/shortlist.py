@@ -76,6 +76,15 @@ _LLAMA_1B = _decoder(
     "llama", 16, 2048, (32, 8, 64), intermediate_size=8192, vocab_size=128256, max_position_embeddings=131072
 )
 _GPT2 = {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": 50257}
+_FLAN_T5_SMALL = {
+    "model_type": "t5", "is_encoder_decoder": True, "num_layers": 8, "num_decoder_layers": 8, "d_model": 512,
+    "d_kv": 64, "d_ff": 1024, "num_heads": 6, "n_positions": 512, "vocab_size": 32128,
+}  # fmt: skip
+_BART_BASE = {
+    "model_type": "bart", "is_encoder_decoder": True, "encoder_layers": 6, "decoder_layers": 6, "d_model": 768,
+    "encoder_attention_heads": 12, "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072,
+    "max_position_embeddings": 1024, "vocab_size": 50265,
+}  # fmt: skip
 
 SHORT_LIST = (
     HubModel("HuggingFaceTB/SmolLM2-135M", 134_515_008, 269_030_016, "apache-2.0", _SMOL_135M),
@@ -101,4 +110,6 @@ SHORT_LIST = (
     HubModel("google/gemma-3-270m", 268_098_176, 536_196_352, "gemma", _GEMMA_270M, gated=True),
     HubModel("meta-llama/Llama-3.2-1B", 1_235_814_400, 2_471_628_800, "llama3.2", _LLAMA_1B, gated=True),
     HubModel("openai-community/gpt2", 137_022_720, 548_090_880, "mit", _GPT2, dtype="F32"),
+    HubModel("google/flan-t5-small", 76_961_152, 307_844_608, "apache-2.0", _FLAN_T5_SMALL, dtype="F32"),
+    HubModel("facebook/bart-base", 139_420_416, 557_681_664, "apache-2.0", _BART_BASE, dtype="F32"),
 )
