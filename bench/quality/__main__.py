@@ -78,11 +78,16 @@ def report(options: argparse.Namespace, records: dict[Cell, Record]) -> None:
 
 def quick(options: argparse.Namespace) -> None:
     """A smoke run of each method, then the figures of the last full run."""
-    setup = Setup(options.base, options.data, options.dtype, QUICK_SIZES, QUICK_STEPS)
-    with tempfile.TemporaryDirectory() as folder:
-        finish(Workbench(setup), CellStore(Path(folder), {}), in_order([QUICK_TASK], METHODS, SEEDS[:1]))
+    setup = Setup(options.base, options.data, "float32", QUICK_SIZES, QUICK_STEPS)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            finish(Workbench(setup), CellStore(Path(folder), {}), in_order([QUICK_TASK], METHODS, SEEDS[:1]))
+    except TaskDataError as error:
+        print(f"No smoke run: {error}")
     if not STORED.exists():
-        sys.exit("Every method trains. No full run is kept yet; start one with python -m bench.quality.")
+        print("No full run is kept yet; start one with python -m bench.quality.")
+        print(json.dumps(headline({})))
+        return
     stored = json.loads(STORED.read_text(encoding="utf-8"))
     print(f"\nThe last full run: {stored['hardware']}, commit {', '.join(stored['commits'])}, {stored['date']}")
     print("\n".join(lines_of(stored)))
