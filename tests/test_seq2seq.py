@@ -149,7 +149,7 @@ def test_prompt_tuning_is_refused():
         initial_numbers(base_of("t5"), Recipe(num_virtual_tokens=4, method="prompt-tuning"), [5, 6])
 
 
-@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("family", SEQ2SEQ_FAMILIES)
 def test_stored_prefix_of_a_loaded_folder_gives_the_same_loss(tmp_path, family):
     base = load_base(tiny_seq2seq_folder(tmp_path / "base", family), device="cpu")
     assert base.geometry.has_encoder
@@ -159,6 +159,28 @@ def test_stored_prefix_of_a_loaded_folder_gives_the_same_loss(tmp_path, family):
     write_prefix_file(tmp_path / "prefix", PrefixArray.of("prefix-tuning", bank.kv[0].numpy()))
     stored = read_prefix_file(tmp_path / "prefix", "prefix-tuning", base.geometry)
     assert target_loss(base.model, load_bank(base, [stored]), batch).item() == before.item()
+
+
+def test_bart_saved_without_the_name_of_its_head_is_loaded_with_it(tmp_path):
+    """As facebook/bart-base is published: its head is its table of input vectors."""
+    folder = tiny_seq2seq_folder(tmp_path / "base", "bart")
+    whole = load_base(folder, device="cpu")
+    tiny_seq2seq("bart").model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["BartModel"]
+    base = load_base(folder, device="cpu")
+    assert base.decoder_start_ids == whole.decoder_start_ids
+    losses = [evaluate(each, None, examples_of(each)).loss for each in (base, whole)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+def test_t5_whose_config_names_no_start_token_starts_with_padding(tmp_path):
+    folder = tiny_seq2seq_folder(tmp_path / "base")
+    for name in ("config.json", "generation_config.json"):
+        settings = json.loads((folder / name).read_text())
+        settings.pop("decoder_start_token_id", None)
+        (folder / name).write_text(json.dumps(settings))
+    assert load_base(folder, device="cpu").decoder_start_ids == (PAD_ID,)
 
 
 def test_room_for_an_answer_does_not_depend_on_prompt_or_prefix():
@@ -191,6 +213,38 @@ def test_training_lowers_the_loss_of_held_out_rows_and_leaves_the_base_as_it_was
     assert weights_hash(base.model) == before
     again = list(train(base, examples_of(base), examples_of(base), recipe, init_ids=ids))[-1]
     assert (again.prefix.values == finished.prefix.values).all()
+
+
+@pytest.mark.parametrize("reparameterisation", ["direct", "muon", "mlp"])
+def test_every_way_to_train_and_a_sweep_of_rates_work_with_an_encoder(reparameterisation):
+    base = base_of("t5")
+    recipe = Recipe(
+        num_virtual_tokens=4,
+        reparameterisation=reparameterisation,
+        sweep=(2e-1, 1e-4),
+        learning_rate=2e-1,
+        max_steps=8,
+        batch_size=2,
+        eval_every=4,
+    )
+    ids = initialisation_ids(base.tokenizer, RENDERING, ROWS, 4, has_encoder=True)
+    finished = list(train(base, examples_of(base), examples_of(base), recipe, init_ids=ids))[-1]
+    assert finished.prefix.values.shape == (base.geometry.num_attentions, 2, 4, 4, 8)
+    assert finished.validation_loss_after < finished.validation_loss_before
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_prefix_of_a_base_in_bfloat16_comes_close_to_fp32(tmp_path, family):
+    folder = tiny_seq2seq_folder(tmp_path / "base", family)
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        base = load_base(folder, device="cpu", dtype=dtype)
+        bank = PrefixBank(random_bank(base).kv, trainable=True)
+        loss = target_loss(base.model, bank, collate(examples_of(base), base.decoder_start_ids))
+        loss.backward()
+        losses.append(loss.item())
+        assert (bank.kv.grad.abs().amax(dim=(0, 3, 4, 5)) > 0).all()
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_training_leaves_out_rows_whose_prompt_or_answer_is_too_long():
