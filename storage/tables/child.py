@@ -24,6 +24,7 @@ from storage.tables.delimited import SEPARATOR_NAMES, DelimitedReader
 from storage.tables.detect import open_reader
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parts import assign_parts, common_columns
+from storage.tables.peek import peek_files
 from storage.tables.plain_csv import NotPlainError
 from storage.tables.readers import TableReader
 from storage.tables.sources import SourceFile
@@ -129,10 +130,10 @@ def limit_memory(limits: Limits) -> None:
 
 
 def answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What `read_files` returns, or its refusal as `{"error": {"code", "message", "row"}}`."""
+    """What `read_files` or `peek_files` returns, or its refusal as `{"error": {"code", "message", "row"}}`."""
     try:
         with refusing_full_disk("reading the upload"):
-            return read_files(request, folder)
+            return peek_files(request, folder) if request.get("peek") else read_files(request, folder)
     except StudioError as error:
         return _refusal(error)
     except RecursionError:

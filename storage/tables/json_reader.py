@@ -42,7 +42,7 @@ class JsonReader:
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         """Its rows in the order of `columns`."""
         place = places(columns)
-        for row, record in enumerate(self._records(), start=1):
+        for row, record in enumerate(self.records(), start=1):
             yield flatten(record, place, row)
 
     @cached_property
@@ -50,7 +50,7 @@ class JsonReader:
         """What stands under each name of a record, seen over the whole file."""
         fields: dict[str, Shape] = {}
         limits = self.source.limits
-        for row, record in enumerate(self._records(), start=1):
+        for row, record in enumerate(self.records(), start=1):
             for name, value in record.items():
                 if name not in fields:
                     self._check_field(row, len(fields))
@@ -65,7 +65,12 @@ class JsonReader:
                 row=row,
             )
 
-    def _records(self) -> Iterator[Mapping[str, Any]]:
+    def records(self) -> Iterator[Mapping[str, Any]]:
+        """Its records, one after the other.
+
+        Raises:
+            StudioError: One cannot be read; the error says which.
+        """
         for row, (line, value) in enumerate(self._items(), start=1):
             if not isinstance(value, Mapping):
                 raise InvalidInputError(

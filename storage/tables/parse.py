@@ -65,6 +65,38 @@ def parse_upload(
         shutil.rmtree(work, ignore_errors=True)
 
 
+def preview_upload(
+    files: Sequence[tuple[str, Path]],
+    *,
+    folder: Path,
+    limits: Limits | None = None,
+    options: ReadOptions | None = None,
+) -> dict[str, Any]:
+    """The first rows of uploaded files, from their beginning alone: the same time whatever their size.
+
+    Args:
+        files: As for `parse_upload`.
+        folder: As for `parse_upload`.
+        limits: As for `parse_upload`.
+        options: As for `parse_upload`.
+
+    Returns:
+        `columns`, `rows` (lists of cells) and `detected`, as far as the beginning tells.
+
+    Raises:
+        StudioError: Not even the first rows can be read, or the files are too large.
+    """
+    limits = limits or Limits()
+    assign_parts([name for name, _ in files])
+    _check_size(files, limits)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    work = Path(tempfile.mkdtemp(prefix="peek-", dir=folder))
+    try:
+        return _run_child(work, files, limits, options or ReadOptions(), peek=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _check_size(files: Sequence[tuple[str, Path]], limits: Limits) -> None:
     size = sum(path.stat().st_size for _, path in files)
     if size > limits.max_file_bytes:
@@ -74,12 +106,15 @@ def _check_size(files: Sequence[tuple[str, Path]], limits: Limits) -> None:
         )
 
 
-def _run_child(work: Path, files: Sequence[tuple[str, Path]], limits: Limits, options: ReadOptions) -> dict[str, Any]:
+def _run_child(
+    work: Path, files: Sequence[tuple[str, Path]], limits: Limits, options: ReadOptions, *, peek: bool = False
+) -> dict[str, Any]:
     request = work / "request.json"
     told = {
         "files": [{"name": _shown(name), "path": str(path.absolute())} for name, path in files],
         "limits": limits.to_dict(),
         "options": options.to_dict(),
+        "peek": peek,
     }
     request.write_text(json.dumps(told), encoding="utf-8")
     with (work / "errors.txt").open("wb") as errors:
