@@ -55,7 +55,8 @@ def test_sentence_ends_with_the_verdict(verdicts: tuple[str, str, str], word: st
 
 def test_texts_are_told_in_points() -> None:
     evaluation = json.loads(json.dumps(an_evaluation()).replace('"accuracy"', '"chrf"'))
-    assert "the prefix's answers come to 75 of 100 in chrF (68 to 82); the base 0, " in verdict.sentence(evaluation)
+    words = "the prefix's answers match the expected ones to 75 of 100 (chrF, 68 to 82); the base 0, "
+    assert words in verdict.sentence(evaluation)
     assert verdict.headline(evaluation) == "0 → 75 chrF"
     assert verdict.headline(an_evaluation()) == "0 % → 75 % right"
 

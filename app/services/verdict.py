@@ -144,14 +144,11 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 
 def _claim(metric: str, arm: dict[str, Any]) -> str:
-    figure = arm["metrics"][metric]
-    low, high, unit = _points(figure["low"]), _points(figure["high"]), " %" if metric in SHARES else ""
-    sure = f"({low} to {high}{unit})"
-    if metric == "accuracy":
-        return f"the prefix answers {_figure(metric, arm)} right {sure}"
-    if metric == "exact_match":
-        return f"the prefix answers {_figure(metric, arm)} exactly right {sure}"
-    return f"the prefix's answers come to {_figure(metric, arm)} of 100 in {METRICS[metric]} {sure}"
+    figure, value = arm["metrics"][metric], _figure(metric, arm)
+    span = f"{_points(figure['low'])} to {_points(figure['high'])}"
+    if metric in SHARES:
+        return f"the prefix answers {value} {METRICS[metric].lower()} ({span} %)"
+    return f"the prefix's answers match the expected ones to {value} of 100 ({METRICS[metric]}, {span})"
 
 
 def _asked(arm: str, told: dict[str, Any]) -> str:
