@@ -16,6 +16,7 @@ import torch
 from bench.training.contest import Entrant, Size, Speeds, peak_bytes, race
 from bench.training.peft_trainer import check_installed
 from bench.training.shapes import SHAPES
+from bench.training.timing import CLOCKS
 from worker.engine.base import DTYPES, choose_device, choose_dtype
 
 HEADLINE = "135m"
@@ -31,15 +32,15 @@ def main() -> None:
     options = _options()
     check_installed()
     device = choose_device()
-    print(f"{hardware()}; torch {torch.__version__}, {options.threads} threads; {options.rows} rows a step")
+    print(f"{hardware()}; torch {torch.__version__}, {options.threads} threads, {options.clock} time")
     names = {dtype: name for name, dtype in DTYPES.items()}
     figures: dict[str, float] = {}
     for name in options.bases:
         ours = Entrant("ours", names[choose_dtype("auto", device, STORED)])
         entrants = [ours, *PEERS] if options.quick else [*dict.fromkeys([ours, Entrant("ours", "float32")]), *PEERS]
-        size = Size(options.pairs, options.steps, options.rows, options.threads)
+        size = Size(options.pairs, options.steps, options.rows, options.threads, options.clock)
         for task, speeds in race(name, options.layers, options.tasks, entrants, size).items():
-            print_speeds(name, options.layers, task, speeds, ours)
+            print_speeds(name, options.layers, options.rows, task, speeds, ours)
             if name == HEADLINE and task == "e2e":
                 figures["speed_vs_peft_fp32"] = speeds.ratio(ours, PEERS[0])
                 figures["speed_vs_peft_bf16"] = speeds.ratio(ours, PEERS[1])
@@ -49,10 +50,10 @@ def main() -> None:
     print(json.dumps({name: round(value, 3) for name, value in figures.items()}))
 
 
-def print_speeds(name: str, layers: int, task: str, speeds: Speeds, ours: Entrant) -> None:
+def print_speeds(name: str, layers: int, rows: int, task: str, speeds: Speeds, ours: Entrant) -> None:
     """One block of the table."""
     shape = SHAPES[name].with_layers(layers or None)
-    print(f"\n{shape.title}, {shape.num_layers} layers, {task} lengths")
+    print(f"\n{shape.title}, {shape.num_layers} layers, {task} lengths, {rows} rows a step")
     for entrant in speeds.runs:
         ratio = "" if entrant == ours else f"   ours ({ours.dtype}) is {speeds.ratio(ours, entrant):.2f} times as fast"
         share = 100 * speeds.share_of_limit(entrant, task)
@@ -93,6 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=8, help="rows of a step; 8 is the Trainer's default")
     parser.add_argument("--layers", type=int, default=0, help="fewer layers for the random models; 0 is all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: for a machine with other work")
     parser.add_argument("--memory-rows", type=int, default=4)
     parser.add_argument("--no-memory", dest="memory", action="store_false")
     options = parser.parse_args()

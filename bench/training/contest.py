@@ -36,10 +36,11 @@ class Contestant:
         shape: Name of the base.
         layers: Its layers; 0 for as many as the shape has.
         threads: Threads of torch.
+        clock: Name of one of `timing.CLOCKS`.
     """
 
-    def __init__(self, entrant: Entrant, shape: str, layers: int, threads: int) -> None:
-        arguments = [entrant.side, shape, entrant.dtype, str(layers), str(threads)]
+    def __init__(self, entrant: Entrant, shape: str, layers: int, threads: int, clock: str = "wall") -> None:
+        arguments = [entrant.side, shape, entrant.dtype, str(layers), str(threads), clock]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench.training.side", *arguments],
             cwd=ROOT,
@@ -107,17 +108,19 @@ class Size:
         steps: Updates of a training, of which the first is not timed.
         batch_size: Rows of an update.
         threads: Threads of torch.
+        clock: Name of one of `timing.CLOCKS`.
     """
 
     pairs: int
     steps: int
     batch_size: int
     threads: int
+    clock: str
 
 
 def race(shape: str, layers: int, tasks: Sequence[str], entrants: Sequence[Entrant], size: Size) -> dict[str, Speeds]:
     """Speeds by task: the sides train in turn, each pair on rows of its own seed."""
-    contestants = [Contestant(entrant, shape, layers, size.threads) for entrant in entrants]
+    contestants = [Contestant(entrant, shape, layers, size.threads, size.clock) for entrant in entrants]
     steps = 1 + (size.steps - 1) * SHAPES[shape].steps_factor
     results = {}
     try:
@@ -139,6 +142,6 @@ def peak_bytes(shape: str, layers: int, entrant: Entrant, *, batch_size: int, th
     """Peak above the loaded base while training on rows of 1,024 tokens, in a process of its own."""
     contestant = Contestant(entrant, shape, layers, threads)
     try:
-        return int(contestant.train("rows of 1,024", seed=0, steps=2, batch_size=batch_size)["peak_bytes"])
+        return int(contestant.train("rows of 1,024", seed=0, steps=1, batch_size=batch_size)["peak_bytes"])
     finally:
         contestant.close()

@@ -1,9 +1,8 @@
 """The peer: PEFT's prefix tuning under transformers' Trainer, as its documentation shows it."""
 
 import tempfile
-import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -36,9 +35,11 @@ class PeftTrainer:
     Args:
         model: The base; in bfloat16 for the peer in bf16, which is faster here than autocast over fp32 weights.
         num_virtual_tokens: Length of the prefix.
+        clock: What tells the time in seconds.
     """
 
-    def __init__(self, model: PreTrainedModel, num_virtual_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, num_virtual_tokens: int, clock: Callable[[], float]) -> None:
+        self.clock = clock
         from peft import PrefixTuningConfig, get_peft_model
 
         for about in ("is_gradient_checkpointing", "pin_memory"):
@@ -50,13 +51,14 @@ class PeftTrainer:
         """Trains for some steps, and times all but the first."""
         from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+        clock = self.clock
         ends: list[float] = []
         tokens: list[int] = []
 
         class Clock(TrainerCallback):  # type: ignore[misc]
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 _wait()
-                ends.append(time.perf_counter())
+                ends.append(clock())
 
         def collate(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
             tokens.append(sum(len(feature["input_ids"]) for feature in features))

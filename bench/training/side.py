@@ -1,7 +1,8 @@
 """One side of the comparison in a process of its own: it loads a base, then answers lines on stdin with lines of JSON.
 
-`python -m bench.training.side SIDE SHAPE DTYPE LAYERS THREADS`. Each line `{"task", "seed", "steps", "batch_size"}`
-trains once and answers `{"tokens", "seconds", "peak_bytes"}`; the peak is above the process with its base loaded.
+`python -m bench.training.side SIDE SHAPE DTYPE LAYERS THREADS CLOCK`. Each line
+`{"task", "seed", "steps", "batch_size"}` trains once and answers `{"tokens", "seconds", "peak_bytes"}`; the peak is
+above the process with its base loaded.
 """
 
 import json
@@ -16,6 +17,7 @@ from transformers.utils import logging
 from bench.training.limit import flops_per_token, matrix_rate
 from bench.training.rows import make_rows
 from bench.training.shapes import SHAPES, build_model
+from bench.training.timing import CLOCKS
 from worker.engine.base import DTYPES, choose_device
 
 NUM_VIRTUAL_TOKENS = 64
@@ -60,7 +62,7 @@ def answer(trainer: Any, memory: PeakMemory, vocab_size: int, wish: dict[str, An
 
 def main() -> None:
     """Loads, says that it is ready with the model's count of FLOPs, and answers until stdin ends."""
-    side, name, dtype_name, layers, threads = sys.argv[1:6]
+    side, name, dtype_name, layers, threads, clock = sys.argv[1:7]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Libraries print to stdout; only answers may stand there.
     torch.set_num_threads(int(threads))
@@ -73,10 +75,10 @@ def main() -> None:
         from bench.training.peft_trainer import PeftTrainer as Trainer
     else:
         from bench.training.ours import OurTrainer as Trainer  # type: ignore[assignment]
-    trainer = Trainer(model, NUM_VIRTUAL_TOKENS)
+    trainer = Trainer(model, NUM_VIRTUAL_TOKENS, CLOCKS[clock])
     vocab_size = model.config.vocab_size
     per_token = {task: flops_per_token(model, make_rows(task, vocab_size, 0)) for task in ("e2e", "gsm8k")}
-    rate = matrix_rate(dtype, device)
+    rate = matrix_rate(dtype, device, CLOCKS[clock])
     memory = PeakMemory(device)
     answers.write(json.dumps({"flops_per_token": per_token, "matrix_rate": rate, "device": str(device)}) + "\n")
     for line in sys.stdin:
