@@ -110,7 +110,7 @@ def test_quantised_base_is_unchanged_by_use_and_answers_each_row_as_alone(tmp_pa
 def test_missing_package_is_refused_with_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr(quantisation, "find_spec", lambda name: None if name == "bitsandbytes" else object())
     with pytest.raises(UnsupportedPrecisionError, match=r"needs the package bitsandbytes.*prefix-studio\[quantised\]"):
-        check_quantisation("int4", "linux")
+        check_quantisation("int4", platform="linux")
     with pytest.raises(UnsupportedPrecisionError, match="bitsandbytes"):
         load_base(folder_of(tmp_path, "llama"), device="cpu", dtype="int8")
     check_quantisation("float32")
@@ -119,5 +119,11 @@ def test_missing_package_is_refused_with_the_remedy(monkeypatch, tmp_path):
 def test_hardware_without_a_library_is_refused(monkeypatch):
     monkeypatch.setattr(quantisation, "find_spec", lambda name: object())
     with pytest.raises(UnsupportedPrecisionError, match="needs Linux or Windows"):
-        check_quantisation("int8", "darwin")
-    check_quantisation("int8", "linux")
+        check_quantisation("int8", platform="darwin")
+    check_quantisation("int8", platform="linux")
+
+
+def test_mixture_of_experts_is_refused_because_its_experts_would_stay_whole(monkeypatch):
+    monkeypatch.setattr(quantisation, "find_spec", lambda name: object())
+    with pytest.raises(UnsupportedPrecisionError, match="experts of a qwen3_moe model"):
+        check_quantisation("int4", "qwen3_moe", platform="linux")

@@ -86,7 +86,7 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
     check_family(base_model.config or {})
     measured = geometry(base_model.config or {})
     check_method(measured, wish.method)
-    check_quantisation(wish.precision)
+    check_quantisation(wish.precision, str((base_model.config or {}).get("model_type")))
     rendering = _rendering(body, version)
     _check_template(base_model, rendering["kind"])
     recipe = _resolve(context, wish, version, base_model, rendering["instruction"])
@@ -119,7 +119,8 @@ def refuse_misfit(planned: Plan) -> None:
     if planned.fit == "will not fit":
         raise ConflictError(
             f"This training needs about {planned.estimate_bytes / 1e9:.1f} GB of memory and "
-            f"{available_memory() / 1e9:.1f} GB are free. Pick a smaller base model, or lower the rows per step."
+            f"{available_memory() / 1e9:.1f} GB are free. Pick a smaller base model, weights in fewer bits, "
+            "or lower the rows per step."
         )
 
 

@@ -83,7 +83,7 @@ def load_base(folder: Path, *, device: str = "auto", dtype: Precision = "auto") 
             f"{folder.name} holds no safetensors weights, and other kinds can run code when read. "
             "Convert the model to safetensors, or choose another one."
         )
-    check_quantisation(dtype)
+    check_quantisation(dtype, str(config.get("model_type")))
     target = choose_device(device)
     number_format = choose_dtype(dtype, target, _stored_dtype(config))
     measured = geometry(config)

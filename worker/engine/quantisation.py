@@ -8,6 +8,9 @@ from worker.engine.errors import UnsupportedPrecisionError
 BITS_PER_WEIGHT: dict[str, float] = {"int8": 8.0, "int4": 4.5}
 """Precisions that quantise to what a weight of a linear layer takes: 4 bit come with a scale for every 64 weights."""
 
+MIXTURES = {"qwen3_moe", "gpt_oss"}
+"""Families whose experts stand in one tensor a layer, which the library leaves as it is."""
+
 PACKAGES = ("bitsandbytes", "accelerate")
 
 
@@ -16,11 +19,12 @@ def is_quantised(precision: str) -> bool:
     return precision in BITS_PER_WEIGHT
 
 
-def check_quantisation(precision: str, platform: str = sys.platform) -> None:
+def check_quantisation(precision: str, family: str = "", platform: str = sys.platform) -> None:
     """Refuses 8 or 4 bit where they cannot be had.
 
     Args:
         precision: Of a recipe; one that does not quantise is never refused.
+        family: `model_type` of the base.
         platform: As `sys.platform` names it.
 
     Raises:
@@ -31,6 +35,11 @@ def check_quantisation(precision: str, platform: str = sys.platform) -> None:
     if platform not in ("linux", "win32"):
         raise UnsupportedPrecisionError(
             f"The precision {precision} needs Linux or Windows, with an NVIDIA GPU or a CPU. "
+            "Choose float32 or bfloat16."
+        )
+    if family in MIXTURES:
+        raise UnsupportedPrecisionError(
+            f"The experts of a {family} model cannot be held in {precision}, and they are nearly all of it. "
             "Choose float32 or bfloat16."
         )
     missing = [package for package in PACKAGES if find_spec(package) is None]
