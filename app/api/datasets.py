@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.attachment import attachment
 from app.context import AppContext
-from app.services import dataset_files, dataset_repairs, datasets
+from app.services import dataset_files, dataset_repairs, datasets, lengths
 from storage.disk import refusing_full_disk
 from storage.errors import InvalidInputError, TooLargeError
 
@@ -109,6 +109,18 @@ def preview_repairs(context: Context, dataset_id: str, wish: RepairsWish) -> dic
 def versions(context: Context, dataset_id: str) -> list[dict[str, Any]]:
     """With what was done to get it."""
     return datasets.versions(context, dataset_id)
+
+
+@router.get("/{dataset_id}/lengths", summary="Lengths of the rows in tokens of a base model")
+def row_lengths(context: Context, dataset_id: str, base_model: str, num_virtual_tokens: int = 0) -> dict[str, Any]:
+    """Histograms, and a finding about the rows that do not fit into its context beside a prefix of that length."""
+    measured = lengths.measure(context, dataset_id, base_model)
+    told = {name: measured[name] for name in ("unit", "prompt", "target", "total", "sampled", "num_rows", "is_whole")}
+    return {
+        **told,
+        "context_length": measured["context_length"],
+        "findings": lengths.too_long(measured, num_virtual_tokens),
+    }
 
 
 @router.get("/{dataset_id}/download", summary="The rows of a version as CSV", response_class=StreamingResponse)

@@ -6,6 +6,7 @@ import gradio as gr
 
 from app.context import AppContext
 from app.services import jobs
+from app.tabs.lengths_panel import LengthsPanel
 from app.ui import markup
 from app.ui.pieces import guarded, html_piece, sentence
 from storage.errors import InvalidInputError
@@ -38,6 +39,7 @@ class StartStep:
 
     def __init__(self, context: AppContext) -> None:
         self.context = context
+        self.length = gr.State(None)
         self.summary = html_piece(elem_id="train-summary")
         self.name = gr.Textbox(
             label="Name of the prefix",
@@ -57,6 +59,7 @@ class StartStep:
                     for name, label in NUMBERS.items()
                 }
             self.precision = gr.Radio(PRECISIONS, value="auto", label="Number format of the base model")
+        self.lengths = LengthsPanel(context)
         with gr.Row():
             self.back = gr.Button("Back", elem_id="train-back-start")
             self.train = gr.Button("Train", variant="primary", elem_id="train-start")
@@ -69,15 +72,31 @@ class StartStep:
     @property
     def shown(self) -> list[Any]:
         """What `show` fills."""
-        return [self.summary, self.train, *self.numbers.values()]
+        return [self.summary, self.train, self.length, *self.numbers.values()]
 
     def wire(self, dataset: gr.State, chosen: gr.State) -> None:
-        """Keeps the sentence true while the settings change."""
+        """Keeps the sentence and the rows over the context true while the settings change."""
+        panel = self.lengths
+        self.length.change(guarded(panel.draw), [panel.measured, self.length], panel.piece, show_progress="hidden")
+        pressed = panel.piece.select(
+            guarded(panel.press), [dataset, panel.measured, self.length], [panel.wish, panel.piece]
+        )
+        mended = pressed.success(guarded(panel.repair), [panel.wish, dataset, panel.measured, self.length], dataset)
+        summed = mended.success(guarded(self.show), [dataset, chosen, *self.fields], self.shown)
+        self.count_after(summed, dataset, chosen)
         for field in self.fields[1:]:
             field.change(
                 guarded(self.show), [dataset, chosen, *self.fields], self.shown, trigger_mode="always_last",
                 show_progress="hidden",
             )  # fmt: skip
+
+    def count_after(self, event: Any, dataset: gr.State, chosen: gr.State) -> None:
+        """Has the tokens of the rows counted once an event is done."""
+        panel = self.lengths
+        event.then(
+            guarded(panel.count), [dataset, chosen, panel.measured, self.length], [panel.measured, panel.piece],
+            show_progress="hidden",
+        )  # fmt: skip
 
     def show(self, dataset: dict[str, Any] | None, base_model: str | None, *fields: Any) -> Updates:
         """Says what would be trained, or why it cannot be."""
@@ -85,11 +104,11 @@ class StartStep:
         try:
             told = jobs.summary(self.context, self.read_body(dataset, base_model, *fields))
         except Exception as fault:
-            return markup.notice(sentence(fault), "bad"), gr.Button(interactive=False), *unchanged
+            return markup.notice(sentence(fault), "bad"), gr.Button(interactive=False), None, *unchanged
         warnings = "".join(markup.notice(each, "warn") for each in told.get("warnings", []))
         automatic = [gr.Textbox(placeholder=f"automatic: {told['recipe'][name]:g}") for name in self.numbers]
         line = f'<p class="ps-lead"><strong>{markup.isolated(told["sentence"])}</strong></p>'
-        return line + warnings, gr.Button(interactive=True), *automatic
+        return line + warnings, gr.Button(interactive=True), told["num_virtual_tokens"], *automatic
 
     def start(self, dataset: dict[str, Any] | None, base_model: str | None, *fields: Any) -> str:
         """Puts the job into the queue and returns its id."""

@@ -38,8 +38,10 @@ class TrainTab:
         listed.success(lambda: gr.Walkthrough(selected=1), None, self.steps)
         named = base.next.click(guarded(self._suggest_name), [data.dataset, start.name], start.name)
         summed = named.success(guarded(start.show), chosen, start.shown)
-        summed.success(lambda: gr.Walkthrough(selected=2), None, self.steps)
-        base.back.click(lambda: gr.Walkthrough(selected=0), None, self.steps)
+        opened = summed.success(lambda: gr.Walkthrough(selected=2), None, self.steps)
+        start.count_after(opened, data.dataset, base.chosen)
+        back = base.back.click(lambda: gr.Walkthrough(selected=0), None, self.steps)
+        back.then(guarded(data.show), data.dataset, data.shown, show_progress="hidden")
         start.back.click(lambda: gr.Walkthrough(selected=1), None, self.steps)
 
     @property

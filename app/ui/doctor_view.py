@@ -47,7 +47,7 @@ def difference(tried: Mapping[str, Any]) -> str:
     nothing = "" if told else "<li>Nothing would change.</li>"
     rows = [_change(example) for example in tried["examples"]]
     table = markup.table(["Row", "Before", "After"], rows, "First rows that change") if rows else ""
-    wish = json.dumps(tried["repairs"])
+    wish = json.dumps([_bare(each) for each in tried["repairs"]])
     buttons = markup.action("Do it", kind="repair", target=wish, tone="go") + markup.action(
         "Leave it", kind="leave", target=""
     )
@@ -94,6 +94,25 @@ def pictures(report: Mapping[str, Any], target: str) -> str:
     return f'<div class="ps-pictures">{"".join(drawn)}</div>'
 
 
+def token_lengths(measured: Mapping[str, Any], room: int) -> str:
+    """Lengths in tokens against what the context leaves.
+
+    Args:
+        measured: What `services.lengths.measure` returned.
+        room: Tokens that a row may have beside the prefix.
+    """
+    drawn = [
+        bars.histogram("Prompts", measured["prompt"], "tokens", room),
+        bars.histogram("Answers", measured["target"], "tokens", room),
+        bars.histogram("Both together", measured["total"], "tokens", room),
+    ]
+    sampled = ""
+    if measured["sampled"] < measured["num_rows"]:
+        rows = f"{measured['sampled']:,} of {measured['num_rows']:,} rows"
+        sampled = f"<small>Drawn from {rows}; all that may be too long were counted.</small>"
+    return f'<div class="ps-pictures">{"".join(drawn)}</div>{sampled}'
+
+
 def gate(blocking: str | None) -> str:
     """Why it does not go on; nothing where it does."""
     return f'<p class="ps-gate" role="status">{markup.isolated(blocking)}</p>' if blocking else ""
@@ -118,7 +137,8 @@ def _item(one: Finding, tone: str, tried: Mapping[str, Any] | None) -> str:
 
 
 def _bare(repair: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in repair.items() if name in ("kind", "columns", "rows")}
+    """What a button needs to say of a repair; rows by number can be many, and are known to who pressed it."""
+    return {name: value for name, value in repair.items() if name in ("kind", "columns")}
 
 
 def _cases(one: Finding) -> str:
