@@ -7,9 +7,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 
+CONVERTED = "refs%2Fconvert%2Fparquet"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-RESOLVE = re.compile(r"/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>[^?]+)")
-API = re.compile(r"/api/models/(?P<id>[^/]+/[^/]+?)(/revision/(?P<revision>[^/?]+))?(\?.*)?")
+RESOLVE = re.compile(r"(/datasets)?/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>[^?]+)")
+API = re.compile(r"/api/(models|datasets)/(?P<id>[^/]+/[^/]+?)(/revision/(?P<revision>[^?]+))?(\?.*)?")
 
 
 class HubServer:
@@ -20,6 +21,7 @@ class HubServer:
         files: Name to content.
 
     Attributes:
+        converted: Files of the Parquet copy that the hub keeps of a dataset.
         gated: Whether file downloads are refused for want of consent.
         drops: Name to how many more transfers of that file break off halfway.
         requests: What was asked, as "METHOD path range".
@@ -29,6 +31,7 @@ class HubServer:
     def __init__(self, hub_id: str, files: dict[str, bytes]) -> None:
         self.hub_id = hub_id
         self.files = files
+        self.converted: dict[str, bytes] = {}
         self.gated = False
         self.drops: dict[str, int] = {}
         self.damaged: set[str] = set()
@@ -48,12 +51,12 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def info(self) -> dict[str, object]:
+    def info(self, is_converted: bool = False) -> dict[str, object]:
         """What the API says of the repository."""
         siblings = []
-        for name, data in self.files.items():
+        for name, data in (self.converted if is_converted else self.files).items():
             entry: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": "b" * 40}
-            if name.endswith(".safetensors"):
+            if name.endswith((".safetensors", ".parquet")):
                 sha256 = hashlib.sha256(data).hexdigest()
                 entry["lfs"] = {"size": len(data), "sha256": sha256, "pointerSize": 130}
             siblings.append(entry)
@@ -88,11 +91,13 @@ class HubServer:
                 if found:
                     if found["id"] != hub.hub_id:
                         return self._refuse(401, "RepoNotFound")
-                    if found["revision"] not in (None, "main", COMMIT):
+                    is_converted = found["revision"] == CONVERTED and bool(hub.converted)
+                    if found["revision"] not in (None, "main", COMMIT) and not is_converted:
                         return self._refuse(404, "RevisionNotFound")
-                    return self._send(json.dumps(hub.info()).encode(), {"Content-Type": "application/json"})
+                    told = json.dumps(hub.info(is_converted)).encode()
+                    return self._send(told, {"Content-Type": "application/json"})
                 found = RESOLVE.fullmatch(self.path)
-                if not found or found["id"] != hub.hub_id or found["name"] not in hub.files:
+                if not found or found["id"] != hub.hub_id or found["name"] not in hub.files | hub.converted:
                     return self._refuse(404, "EntryNotFound")
                 if hub.gated:
                     return self._refuse(403, "GatedRepo")
@@ -112,7 +117,7 @@ class HubServer:
                 self.wfile.write(data)
 
             def _send_file(self, name: str, with_body: bool) -> None:
-                data = hub.files[name]
+                data = (hub.files | hub.converted)[name]
                 etag = hashlib.sha256(data).hexdigest()
                 if name in hub.damaged:
                     data = bytes(len(data))

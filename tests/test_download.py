@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from storage.base_models import BaseModelRecord, get_base_model, register
 from storage.bases import download as downloading
+from storage.bases import fetch
 from storage.bases.download import download, download_folder
 from storage.bases.fingerprint import fingerprint
 from storage.downloads import cancel_download, next_download, request_download, restart_downloads
@@ -141,7 +142,7 @@ def test_unreachable_hub_ends_with_a_sentence(database, settings, base_model_id)
 
 
 def test_full_disk_is_seen_before_anything_is_fetched(database, settings, server, base_model_id, monkeypatch):
-    monkeypatch.setattr(downloading, "SPARE_BYTES", 10**18)
+    monkeypatch.setattr(fetch, "SPARE_BYTES", 10**18)
     download(database, settings, base_model_id, endpoint=server.url)
     assert "the disk has" in row_of(database).download_error
     assert not any(request.startswith("GET") and "model.safetensors" in request for request in server.requests)

@@ -28,7 +28,7 @@ def outcome(folder: Path, data: bytes, *, is_quick: bool) -> Any:
     path.write_bytes(data)
     source = SourceFile(path, "t.csv", Limits())
     try:
-        result = child._read({"train": source}, OPTIONS, folder, is_quick=is_quick)
+        result = child._read({"train": [source]}, OPTIONS, folder, is_quick=is_quick)
     except StudioError as error:
         return error.message, error.row
     del result["blobs"]  # the same rows, packed in another way

@@ -27,6 +27,8 @@ SIDE_FILES = re.compile(
 
 SHARDS = re.compile(r"model-\d{1,5}-of-\d{1,5}\.safetensors")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+ADDRESSES = {"model": "", "dataset": "datasets/"}
+HERE_ALREADY = {"model": "use a model that is on this machine", "dataset": "upload the table as a file"}
 
 
 class HubUnreachableError(StudioError):
@@ -171,42 +173,46 @@ def needed_files(hub_id: str, listed: list[HubFile]) -> tuple[HubFile, ...]:
 
 
 @contextmanager
-def told_in_sentences(hub_id: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises into refusals with the way out."""
+def told_in_sentences(hub_id: str, kind: str = "model") -> Iterator[None]:
+    """Turns what huggingface_hub raises into refusals with the way out.
+
+    Args:
+        hub_id: What is asked for.
+        kind: `model` or `dataset`.
+    """
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError as error:
         raise GatedModelError(
-            f"{hub_id} is gated: accept its licence at https://huggingface.co/{hub_id}, make a token at "
-            "https://huggingface.co/settings/tokens, set it as HF_TOKEN and start the app again."
+            f"{hub_id} is gated: accept its licence at https://huggingface.co/{ADDRESSES[kind]}{hub_id}, make a token "
+            "at https://huggingface.co/settings/tokens, set it as HF_TOKEN and start the app again."
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
         # A missing connection shows as a missing local file once huggingface_hub gives up on asking.
         if isinstance(error, errors.LocalEntryNotFoundError):
-            raise _unreachable(hub_id) from error
+            raise _unreachable(hub_id, kind) from error
         raise NotFoundError(
-            f"The hub has no model {hub_id}, or it is private. Check the spelling; for a private one set HF_TOKEN."
+            f"The hub has no {kind} {hub_id}, or it is private. Check the spelling; for a private one set HF_TOKEN."
         ) from error
     except errors.OfflineModeIsEnabled as error:
         raise HubUnreachableError(
-            f"{hub_id} cannot be looked up because HF_HUB_OFFLINE is set. Unset it, or use a model that is "
-            "here already."
+            f"{hub_id} cannot be looked up because HF_HUB_OFFLINE is set. Unset it, or {HERE_ALREADY[kind]}."
         ) from error
     except (errors.HTTPError, ConnectionError) as error:
-        raise _unreachable(hub_id) from error
+        raise _unreachable(hub_id, kind) from error
     except OSError as error:
         if error.errno is not None:
             raise
         # huggingface_hub raises these, without a number of the system, for answers that are cut off or make no sense.
-        raise _unreachable(hub_id) from error
+        raise _unreachable(hub_id, kind) from error
 
 
-def _unreachable(hub_id: str) -> HubUnreachableError:
+def _unreachable(hub_id: str, kind: str) -> HubUnreachableError:
     return HubUnreachableError(
-        f"The Hugging Face Hub cannot be reached, so {hub_id} cannot be fetched. Models that are on this machine work "
-        "without it; try again when there is a connection."
+        f"The Hugging Face Hub cannot be reached, so {hub_id} cannot be fetched. Without it, {HERE_ALREADY[kind]}; try "
+        "again when there is a connection."
     )
 
 

@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Reads all files of a request and writes `train.parquet` and so on into `folder`.
 
     Args:
-        request: `files` (`name` and `path` of each), `limits` and `options`.
+        request: `files` (`name` and `path` of each), `limits` and `options`; `parts`, where the names of the files do
+            not tell them: the places of its files for each part, pieces of one table in their order.
         folder: Where the Parquet files go.
 
     Returns:
@@ -59,29 +61,35 @@ def read_files(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     limits = Limits(**request["limits"])
     options = ReadOptions.from_dict(request["options"])
     uploaded = [SourceFile(Path(file["path"]), file["name"], limits) for file in request["files"]]
-    sources = unpacked(uploaded, folder)
-    parts = {part: sources[index] for part, index in assign_parts([source.name for source in sources]).items()}
+    if told := request.get("parts"):
+        parts = {part: [uploaded[index] for index in indices] for part, indices in told.items()}
+    else:
+        sources = unpacked(uploaded, folder)
+        parts = {part: [sources[index]] for part, index in assign_parts([each.name for each in sources]).items()}
     try:
         return _read(parts, options, folder, is_quick=True)
     except NotPlainError:
         return _read(parts, options, folder, is_quick=False)
 
 
-def _read(parts: Mapping[Part, SourceFile], options: ReadOptions, folder: Path, *, is_quick: bool) -> dict[str, Any]:
+def _read(
+    parts: Mapping[Part, Sequence[SourceFile]], options: ReadOptions, folder: Path, *, is_quick: bool
+) -> dict[str, Any]:
     readers = {
-        part: as_conversations(open_reader(source, options, is_quick=is_quick)) for part, source in parts.items()
+        part: [as_conversations(open_reader(source, options, is_quick=is_quick)) for source in sources]
+        for part, sources in parts.items()
     }
-    columns = common_columns(list(readers.values()))
+    columns = common_columns([reader for each in readers.values() for reader in each])
     digest = hashlib.sha256(json.dumps(columns).encode())
     num_rows: dict[Part, int] = {}
     blobs: dict[Part, str] = {}
-    for part, reader in readers.items():
+    for part, (reader, *more) in readers.items():
         writer = PartWriter(folder / f"{part}.parquet", columns, reader.source.name, reader.source.limits)
         if isinstance(reader, DelimitedReader) and reader.is_quick:
             own = reader.columns()
             writer.write_batches(reader.batches(), [own.index(name) for name in columns])
         else:
-            writer.write(reader.rows(columns))
+            writer.write(chain.from_iterable(each.rows(columns) for each in (reader, *more)))
         num_rows[part] = writer.num_rows
         blobs[part] = writer.file.sha256
         digest.update(f"{part} {writer.num_rows} ".encode() + writer.digest.digest())
@@ -90,7 +98,7 @@ def _read(parts: Mapping[Part, SourceFile], options: ReadOptions, folder: Path, 
         "num_rows": num_rows,
         "blobs": blobs,
         "content_hash": digest.hexdigest(),
-        "detected": _detected(readers),
+        "detected": _detected({part: reader for part, (reader, *_) in readers.items()}),
     }
 
 

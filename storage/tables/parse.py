@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from storage.errors import InvalidInputError, StudioError, TooLargeError
 from storage.tables.child import RESULT_NAME, out_of_memory
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parts import assign_parts
-from storage.tables.table import StoredTable
+from storage.tables.table import Part, StoredTable
 
 POLL_S = 0.02
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,7 @@ def parse_upload(
     limits: Limits | None = None,
     options: ReadOptions | None = None,
     accept: Callable[[list[str]], None] | None = None,
+    parts: Mapping[Part, Sequence[int]] | None = None,
 ) -> StoredTable:
     """Reads uploaded files and keeps their rows as Parquet.
 
@@ -44,17 +45,20 @@ def parse_upload(
         limits: Caps; the usual ones by default.
         options: What the user knows better than the guess.
         accept: Called with the columns before anything is kept; what it raises ends the upload.
+        parts: Places of the files of each part, pieces of one table in their order; by their names where left out.
 
     Raises:
         StudioError: The files are no table, or too large; the sentence says what to do.
     """
     limits = limits or Limits()
-    assign_parts([name for name, _ in files])
+    if parts is None:
+        assign_parts([name for name, _ in files])
     _check_size(files, limits)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     work = Path(tempfile.mkdtemp(prefix="read-", dir=folder))
     try:
-        result = _run_child(work, files, limits, options or ReadOptions())
+        more = {} if parts is None else {"parts": {part: list(places) for part, places in parts.items()}}
+        result = _run_child(work, files, limits, options or ReadOptions(), more)
         if accept is not None:
             accept(result["columns"])
         size_bytes = sum((work / f"{part}.parquet").stat().st_size for part in result["blobs"])
@@ -92,7 +96,7 @@ def preview_upload(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     work = Path(tempfile.mkdtemp(prefix="peek-", dir=folder))
     try:
-        return _run_child(work, files, limits, options or ReadOptions(), peek=True)
+        return _run_child(work, files, limits, options or ReadOptions(), {"peek": True})
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -107,14 +111,14 @@ def _check_size(files: Sequence[tuple[str, Path]], limits: Limits) -> None:
 
 
 def _run_child(
-    work: Path, files: Sequence[tuple[str, Path]], limits: Limits, options: ReadOptions, *, peek: bool = False
+    work: Path, files: Sequence[tuple[str, Path]], limits: Limits, options: ReadOptions, more: dict[str, Any]
 ) -> dict[str, Any]:
     request = work / "request.json"
     told = {
         "files": [{"name": _shown(name), "path": str(path.absolute())} for name, path in files],
         "limits": limits.to_dict(),
         "options": options.to_dict(),
-        "peek": peek,
+        **more,
     }
     request.write_text(json.dumps(told), encoding="utf-8")
     with (work / "errors.txt").open("wb") as errors:
