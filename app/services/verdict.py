@@ -8,8 +8,8 @@ Evaluation = dict[str, Any]
 
 SIDES = {
     "base": "Base model",
-    "instruction": "With the written instruction",
-    "few-shot": "With examples in the prompt",
+    "instruction": "Base with instruction",
+    "few-shot": "Base with examples",
     "prefix": "With the prefix",
 }
 RIVALS = {"base": "the base", "instruction": "the written instruction", "few-shot": "examples in the prompt"}

@@ -43,12 +43,18 @@ def _table(evaluation: dict[str, Any]) -> str:
     for (side, figure, difference, *others), span in zip(told.rows, told.ranges, strict=True):
         is_prefix = side == verdict.SIDES["prefix"]
         name = f"<strong>{markup.escape(side)}</strong>" if is_prefix else markup.escape(side)
-        cells.append([name, _figure(figure) + _span(span), _against(difference), *map(_figure, others)])
+        cells.append([name, _figure(figure) + _span(span), _against(difference), *map(_below, others)])
     return markup.table(told.headers, cells, "Figures of base model and prefix on held-out rows")
 
 
 def _figure(text: str) -> str:
     return f'<span class="ps-nowrap">{markup.escape(text)}</span>'
+
+
+def _below(text: str) -> str:
+    """A figure with its range below it: `75 % (68 to 82)` on two lines."""
+    value, _, span = text.partition(" (")
+    return markup.escape(value) + (f"<small>{markup.escape(span.removesuffix(')'))}</small>" if span else "")
 
 
 def _against(difference: str) -> str:
