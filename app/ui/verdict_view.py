@@ -44,7 +44,9 @@ def _table(evaluation: dict[str, Any]) -> str:
         is_prefix = side == verdict.SIDES["prefix"]
         name = f"<strong>{markup.escape(side)}</strong>" if is_prefix else markup.escape(side)
         cells.append([name, _figure(figure) + _span(span), _against(difference), *map(_below, others)])
-    return markup.table(told.headers, cells, "Figures of base model and prefix on held-out rows")
+    # A hyphen at which no line ends: ROUGE-L is one word.
+    headers = [header.replace("-", "\N{NON-BREAKING HYPHEN}") for header in told.headers]
+    return markup.table(headers, cells, "Figures of base model and prefix on held-out rows")
 
 
 def _figure(text: str) -> str:
@@ -54,7 +56,9 @@ def _figure(text: str) -> str:
 def _below(text: str) -> str:
     """A figure with its range below it: `75 % (68 to 82)` on two lines."""
     value, _, span = text.partition(" (")
-    return markup.escape(value) + (f"<small>{markup.escape(span.removesuffix(')'))}</small>" if span else "")
+    return markup.escape(value) + (
+        f'<small class="ps-nowrap">{markup.escape(span.removesuffix(")"))}</small>' if span else ""
+    )
 
 
 def _against(difference: str) -> str:
