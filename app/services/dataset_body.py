@@ -55,6 +55,16 @@ def summary(dataset: Dataset, version: DatasetVersion) -> dict[str, Any]:
     }
 
 
+def data_source(version: DatasetVersion | None) -> dict[str, Any]:
+    """The exact data that a job or a prefix comes from: dataset, number of the version, hash of its content."""
+    return {
+        "dataset_id": version.dataset.id if version else None,
+        "dataset_name": version.dataset.name if version else None,
+        "dataset_version": version.number if version else None,
+        "dataset_hash": version.content_hash if version else None,
+    }
+
+
 def version_line(version: DatasetVersion) -> dict[str, Any]:
     """A version as the list of them shows it."""
     return {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.context import AppContext
+from app.services.dataset_body import data_source
 from app.services.job_bodies import event_body, job_body, log_lines_of
 from app.services.outlook import outlook
 from app.services.preflight import plan, refuse_misfit
@@ -73,11 +74,10 @@ def describe(context: AppContext, job_id: str) -> dict[str, Any]:
     """
     with context.database.read() as session:
         job = stored.get_job(session, job_id)
-        dataset = get_version(session, job.dataset_version_id).dataset if job.dataset_version_id else None
+        named = data_source(get_version(session, job.dataset_version_id) if job.dataset_version_id else None)
         queue = [each.id for each in stored.queued_jobs(session)]
     body = job_body(job, queue)
     samples = body["metrics"].pop("samples", [])
-    named = {"dataset_id": dataset.id if dataset else None, "dataset_name": dataset.name if dataset else None}
     return {**body, **named, "samples": samples, "recipe": job.recipe, "rendering": job.rendering}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.context import AppContext
 from app.services.archive import Export, write_archive
+from app.services.dataset_body import data_source
 from app.services.import_zip import import_zip
 from app.services.prefix_body import prefix_body
 from app.services.snippet import snippet_of
@@ -40,13 +41,12 @@ def describe(context: AppContext, prefix_id: str) -> dict[str, Any]:
     with context.database.read() as session:
         prefix = stored.get_prefix(session, prefix_id)
         base_model = get_base_model_by_id(session, prefix.base_model_id)
-        dataset = get_version(session, prefix.dataset_version_id).dataset if prefix.dataset_version_id else None
+        named = data_source(get_version(session, prefix.dataset_version_id) if prefix.dataset_version_id else None)
     return {
         **prefix_body(prefix, with_rows=True),
         "base_source": base_model.source.value,
         "base_state": base_model.download_state.value,
-        "dataset_id": dataset.id if dataset else None,
-        "dataset_name": dataset.name if dataset else None,
+        **named,
         "recipe": prefix.recipe,
         "rendering": prefix.rendering,
         "samples": prefix.samples,

@@ -69,7 +69,7 @@ def details(job: dict[str, Any]) -> str:
     metrics = job.get("metrics") or {}
     pairs = [("Base model", markup.isolated(job["base_model"])), ("Method", markup.escape(job["method"]))]
     if job.get("dataset_name"):
-        pairs.append(("Data", markup.isolated(job["dataset_name"])))
+        pairs.append(("Data", markup.data_source(job)))
     for name, title in (("num_parameters", "Numbers trained"), ("num_virtual_tokens", "Length in tokens")):
         if metrics.get(name):
             pairs.append((title, f"{metrics[name]:,}"))

@@ -1,7 +1,8 @@
 """Small pieces of HTML and of wording; whatever a user wrote is escaped here and nowhere else."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 ESCAPES = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 """Characters that HTML leaves alone but that Gradio's own templates would read as code."""
@@ -62,6 +63,16 @@ def duration(seconds: float | None) -> str:
 def score(value: float | None) -> str:
     """A loss or a score with three digits, or a dash where there is none."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def data_source(told: Mapping[str, Any]) -> str:
+    """The data that a job or a prefix comes from, with the version and the start of its hash."""
+    if not told.get("dataset_name"):
+        return "–"
+    if not told.get("dataset_version"):
+        return isolated(told["dataset_name"])
+    version = f"version {told['dataset_version']}, {escape(str(told['dataset_hash'])[:12])}"
+    return f"{isolated(told['dataset_name'])}<br><small>{version}</small>"
 
 
 def badge(label: str, tone: str = "plain") -> str:

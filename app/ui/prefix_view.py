@@ -26,7 +26,7 @@ def detail(prefix: dict[str, Any]) -> str:
         ("Base model", markup.isolated(prefix["base_model"])),
         ("Base revision", markup.isolated(prefix.get("base_revision") or "–")),
         ("Base fingerprint", f"<code>{markup.escape(prefix['base_fingerprint'][:12])}…</code>"),
-        ("Data", markup.isolated(prefix.get("dataset_name") or "–")),
+        ("Data", markup.data_source(prefix)),
         ("Method", markup.escape(prefix["method"])),
         ("Length in tokens", f"{prefix['num_virtual_tokens']:,}"),
         ("Numbers trained", f"{prefix['num_parameters']:,}"),
