@@ -61,7 +61,7 @@ class ActivePrefixes:
             kept = self._gather(self._layers[layer_idx]).to(like.dtype)
             if not kept.requires_grad:
                 self._rows[layer_idx] = kept
-        return kept[:, 0], kept[:, 1]
+        return cast(tuple[Tensor, Tensor], kept.unbind(1))
 
     def _gather(self, layer: Tensor) -> Tensor:
         first = self.slots[0]
