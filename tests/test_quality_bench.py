@@ -16,7 +16,7 @@ from bench.quality.parts import PartSizes, prepare
 from bench.quality.peer_training import peer_loss, train_peer, validation_loss
 from bench.quality.peers import PEERS, Start, build, for_use
 from bench.quality.plan import SweepPlan, spread
-from bench.quality.report import METHODS, by_task, headline, judge_task
+from bench.quality.report import METHODS, by_task, full_report, headline, judge_task, lines_of
 from bench.quality.tasks import TASKS, TaskDataError
 from bench.quality.trained import answers, row_losses
 from bench.quality.workbench import Setup, Workbench
@@ -186,6 +186,8 @@ def figures(loss: float, *, num_examples: int = 100, rows: int = 40) -> dict[str
         "best_step": 3,
         "seconds": 1.0,
         "data_sha256": "same",
+        "dtype": "float32",
+        "commit": "abc",
     }
 
 
@@ -198,6 +200,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
     assert [cell for cell, _ in first.asked + second.asked] == cells
     assert [cell.seed for cell in cells[:4]] == [0, 0, 0, 0]
+    assert not finish(second, CellStore(tmp_path, {"rows": 1}), cells)
     assert [count for cell, count in second.asked if cell.method == "peft_prompt"] == [100, 101, 101]
 
 
@@ -215,6 +218,21 @@ def test_a_line_that_a_crash_cut_off_is_trained_again_and_spoils_nothing(tmp_pat
 def test_cells_of_other_settings_are_left_alone(tmp_path: Path) -> None:
     CellStore(tmp_path, {"rows": 1}).add(Cell("a", "ours", 0), figures(1.0))
     assert CellStore(tmp_path, {"rows": 2}).records() == {}
+
+
+def test_a_cell_that_fails_is_told_and_its_task_and_seed_left_for_the_next_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class FailsOnce(FakeWorkbench):
+        def run(self, cell: Cell, num_examples: int | None) -> dict[str, Any]:
+            if cell == Cell("a", "ours", 0):
+                raise RuntimeError("the loss is no number")
+            return super().run(cell, num_examples)
+
+    cells = in_order(["a", "b"], ["ours", "peft_prompt"], [0])
+    assert finish(FailsOnce(), CellStore(tmp_path, {}), cells) == cells[:2]
+    assert "a ours seed 0 failed" in caplog.text
+    assert list(CellStore(tmp_path, {}).records()) == cells[2:]
 
 
 def test_a_peer_without_ours_is_refused(tmp_path: Path) -> None:
@@ -259,3 +277,15 @@ def test_an_unfinished_task_is_not_judged(tmp_path: Path) -> None:
     all_cells(store, "won", ours=1.0, best_prefix=2.0, lora=1.0)
     store.add(Cell("begun", "ours", 0), figures(1.0))
     assert headline(store.records())["tasks"] == 1
+
+
+def test_a_stored_report_prints_the_same_table_as_a_fresh_one(tmp_path: Path) -> None:
+    store = CellStore(tmp_path, {})
+    all_cells(store, "won", ours=1.4, best_prefix=2.0, lora=1.0)
+    store.add(Cell("begun", "ours", 0), figures(1.0))
+    fresh = full_report(store.records())
+    lines = lines_of(fresh)
+
+    assert lines_of(json.loads(json.dumps(fresh))) == lines
+    assert any(line.startswith("  win: ours less PEFT prefix from text: test loss -0.600") for line in lines)
+    assert "  not complete yet" in lines

@@ -53,15 +53,19 @@ def run(options: argparse.Namespace) -> None:
     """Trains what is missing, here or in several processes, then reports."""
     setup = _setup(options)
     if options.processes > 1 and not options.shard:
-        _run_in_children(options.processes)
+        is_whole = _run_in_children(options.processes)
     else:
         index, count = (int(part) for part in (options.shard or "0/1").split("/"))
         cells = in_order(options.tasks, options.methods, options.seeds)
         groups = list(dict.fromkeys((cell.seed, cell.task) for cell in cells))
-        mine = set(groups[index::count])
-        finish(Workbench(setup), _store(options, setup), [cell for cell in cells if (cell.seed, cell.task) in mine])
+        # The seed is added so that each process gets the long tasks in turn.
+        mine = {group for number, group in enumerate(groups) if (number + group[0]) % count == index}
+        own = [cell for cell in cells if (cell.seed, cell.task) in mine]
+        is_whole = not finish(Workbench(setup), _store(options, setup), own)
     if not options.shard:
         report(options, _store(options, setup).records())
+    if not is_whole:
+        sys.exit("Some cells failed; see above. The same command tries them again.")
 
 
 def report(options: argparse.Namespace, records: dict[Cell, Record]) -> None:
@@ -81,7 +85,8 @@ def quick(options: argparse.Namespace) -> None:
     setup = Setup(options.base, options.data, "float32", QUICK_SIZES, QUICK_STEPS)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            finish(Workbench(setup), CellStore(Path(folder), {}), in_order([QUICK_TASK], METHODS, SEEDS[:1]))
+            if finish(Workbench(setup), CellStore(Path(folder), {}), in_order([QUICK_TASK], METHODS, SEEDS[:1])):
+                sys.exit("A method failed; see above.")
     except TaskDataError as error:
         print(f"No smoke run: {error}")
     if not STORED.exists():
@@ -100,6 +105,7 @@ def _kept(options: argparse.Namespace, records: dict[Cell, Record], result: dict
         "commits": sorted({record["commit"] for record in records.values()}),
         "hardware": hardware(),
         "torch": torch.__version__,
+        "dtypes": sorted({record["dtype"] for record in records.values()}),
         "seeds": sorted({cell.seed for cell in records}),
         "minutes": round(sum(record["seconds"] for record in records.values()) / 60, 1),
         "settings": _settings(options, _setup(options)),
@@ -107,8 +113,12 @@ def _kept(options: argparse.Namespace, records: dict[Cell, Record], result: dict
     return {**headline(records), **about, "methods": TITLES, **result}
 
 
-def _run_in_children(count: int) -> None:
-    """Two processes of one thread get more done on two cores than one process of two: the matrices are small."""
+def _run_in_children(count: int) -> bool:
+    """Two processes of one thread get more done on two cores than one process of two: the matrices are small.
+
+    Returns:
+        Whether every cell was trained.
+    """
     threads = str(max((os.cpu_count() or 1) // count, 1))
     command = [sys.executable, "-m", "bench.quality", *sys.argv[1:]]
     children = [
@@ -119,8 +129,7 @@ def _run_in_children(count: int) -> None:
         codes = [child.wait() for child in children]
     finally:
         stop(children, timeout_s=5.0)
-    if any(codes):
-        sys.exit("A process failed; see above. Run the same command again to go on.")
+    return not any(codes)
 
 
 def _setup(options: argparse.Namespace) -> Setup:

@@ -62,7 +62,7 @@ def headline(records: Mapping[Cell, Record]) -> dict[str, Any]:
 
 def full_report(records: Mapping[Cell, Record]) -> dict[str, Any]:
     """Everything that is kept in git: verdicts and figures of each cell, without its rows."""
-    left_out = {"settings", "row_losses", "row_tokens", "row_scores", "answers", "task", "data_sha256"}
+    left_out = {"settings", "row_losses", "row_tokens", "row_scores", "answers", "task", "data_sha256", "dtype"}
     tasks = {}
     for task, methods in by_task(records).items():
         cells = [record for method in METHODS for record in methods.get(method, [])]

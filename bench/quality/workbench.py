@@ -84,6 +84,7 @@ class Workbench:
             "row_tokens": [len(row.target_ids) for row in data.test],
             "train_s": round(train_s, 1),
             "data_sha256": data.sha256,
+            "dtype": str(self.base.dtype).removeprefix("torch."),
             **_answered(trained, data),
         }
         return {**figures, "seconds": round(time.monotonic() - began, 1)}
