@@ -24,24 +24,44 @@ class SlotRow(NamedTuple):
     example: Example
 
 
-def micro_batches(rows: Sequence[SlotRow], max_rows: int, max_tokens: int) -> list[list[SlotRow]]:
+def micro_batches(rows: Sequence[SlotRow], max_rows: int, max_tokens: int, multiple: int = 1) -> list[list[SlotRow]]:
     """Parts of a pass that are computed at once: rows of like length, whichever prefix they belong to.
 
     Args:
         rows: Of all prefixes.
         max_rows: Rows of a part at most.
         max_tokens: Tokens of a part with padding at most, unless one row is longer.
+        multiple: Where there are several parts, so many are computed side by side: their number is raised to a
+            multiple of this, and they get about equally many tokens.
 
     Returns:
         Every row once; the rows of a part are ordered by prefix.
     """
+    by_length = sorted(rows, key=lambda row: len(row.example))
+    parts = _cut(by_length, max_rows, max_tokens)
+    if len(parts) > 1 and multiple > 1:
+        wanted = -(-len(parts) // multiple) * multiple
+        low, high = 1, max_tokens
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if len(_cut(by_length, max_rows, middle)) <= wanted else (middle + 1, high)
+        parts = _cut(by_length, max_rows, low)
+    return [sorted(part, key=lambda row: row.slot) for part in parts]
+
+
+def padded_tokens(part: Sequence[SlotRow]) -> int:
+    """Tokens of a part with padding."""
+    return len(part) * max(len(row.example) for row in part)
+
+
+def _cut(by_length: Sequence[SlotRow], max_rows: int, max_tokens: int) -> list[list[SlotRow]]:
     parts: list[list[SlotRow]] = [[]]
-    for row in sorted(rows, key=lambda row: len(row.example)):
+    for row in by_length:
         is_full = len(parts[-1]) >= max_rows or (len(parts[-1]) + 1) * len(row.example) > max_tokens
         if parts[-1] and is_full:
             parts.append([])
         parts[-1].append(row)
-    return [sorted(part, key=lambda row: row.slot) for part in parts]
+    return parts
 
 
 @dataclass(frozen=True)

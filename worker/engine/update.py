@@ -6,12 +6,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from worker.engine.allocator import keep_freed_memory
 from worker.engine.attention import attending
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
-from worker.engine.batches import MAX_MICRO_ROWS, SlotRow, collate, micro_batches
+from worker.engine.batches import MAX_MICRO_ROWS, SlotRow, collate, micro_batches, padded_tokens
 from worker.engine.checkpointing import checkpointed_layers
 from worker.engine.device_memory import free_memory, is_out_of_memory
 from worker.engine.errors import OutOfMemoryError
@@ -20,9 +22,16 @@ from worker.engine.loss import target_nll
 from worker.engine.parameterisation import Parameterisation
 from worker.engine.prompt_tuning import bank_of
 from worker.engine.recipe import Method
+from worker.engine.side_by_side import SideBySide, dealt
 from worker.engine.token_budget import token_budget
 
 logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 4
+"""Parts of a pass that are computed side by side at most; each holds its own activations."""
+
+MAX_WIDTH_SIDE_BY_SIDE = 512
+"""Hidden width up to which parts are computed side by side; operators of wider models fill all cores by themselves."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Updater:
         self.budget = token_budget(base.geometry, base.device, base.dtype)
         self.micro_batch_size = MAX_MICRO_ROWS
         self.is_checkpointing = False
+        self._side_by_side: SideBySide | None = None
 
     def accumulate(self, shares: Sequence[Share]) -> list[float]:
         """Leaves the gradient of each share's mean loss at the tensors of its parameterisation.
@@ -90,11 +100,13 @@ class Updater:
 
     def _pass_with_retries(self, bank: PrefixBank, shares: Sequence[Share]) -> list[float]:
         rows = [SlotRow(slot, row) for slot, share in enumerate(shares) for row in share.rows]
-        self._foresee(max(len(row.example) for row in rows))
+        longest = max(len(row.example) for row in rows)
+        self._foresee(longest)
         while True:
-            batches = micro_batches(rows, self.micro_batch_size, self.budget.tokens)
+            num_workers = self._num_workers(longest)
+            batches = micro_batches(rows, self.micro_batch_size, self.budget.tokens, multiple=num_workers)
             try:
-                return self._pass(bank, batches)
+                return self._pass(bank, batches, num_workers)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -103,26 +115,55 @@ class Updater:
             free_memory(self.base.device)
             self._need_less(max(len(batch) for batch in batches))
 
-    def _pass(self, bank: PrefixBank, batches: Sequence[Sequence[SlotRow]]) -> list[float]:
-        """Adds up the gradients of every slot's mean loss over its target tokens; returns those means."""
-        model, device = self.base.model, self.base.device
+    def _pass(self, bank: PrefixBank, batches: Sequence[Sequence[SlotRow]], num_workers: int) -> list[float]:
+        """Leaves the gradients of every slot's mean loss over its target tokens at the bank; returns those means."""
         num_targets = torch.zeros(bank.num_slots)
         for row in (row for batch in batches for row in batch):
             num_targets[row.slot] += len(row.example.target_ids)
-        weights = (1 / num_targets).to(device)
+        weights = (1 / num_targets).to(self.base.device)
+        if len(batches) == 1 or num_workers == 1:
+            bank.kv.grad, totals = self._part(self.base.model, bank, batches, weights)
+        else:
+            shares = dealt(batches, [padded_tokens(batch) for batch in batches], num_workers)
+            workers = self._workers(num_workers)
+            parts = workers.map(lambda model, share: self._part(model, bank, share, weights), shares)
+            bank.kv.grad = torch.stack([gradient for gradient, _ in parts]).sum(0)
+            totals = torch.stack([total for _, total in parts]).sum(0)
+        losses: list[float] = totals.tolist()
+        return losses
+
+    def _part(
+        self, model: PreTrainedModel, bank: PrefixBank, batches: Sequence[Sequence[SlotRow]], weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient of the bank and summed losses of some batches; touches nothing that another thread uses."""
+        device = self.base.device
+        own = PrefixBank(bank.kv.detach(), bank.lengths)
+        own.kv.requires_grad_(True)
         totals = torch.zeros(bank.num_slots, device=device)
         for rows in batches:
             slots = [row.slot for row in rows]
             batch = collate([row.example for row in rows], self.base.decoder_start_ids).to(device)
             memory_saver = checkpointed_layers(model) if self.is_checkpointing else nullcontext()
-            with attending(model, bank, slots), memory_saver:
-                nll = target_nll(model, bank, batch, slots)
+            with attending(model, own, slots), memory_saver:
+                nll = target_nll(model, own, batch, slots)
                 slot_of_target = torch.tensor(slots, device=device)[batch.rows]
                 weighted = nll * weights[slot_of_target]
                 weighted.sum().backward()  # type: ignore[no-untyped-call]
             totals.index_add_(0, slot_of_target, weighted.detach())
-        losses: list[float] = totals.tolist()
-        return losses
+        assert own.kv.grad is not None
+        return own.kv.grad, totals
+
+    def _num_workers(self, longest: int) -> int:
+        """Parts that are computed side by side: one for each core of a CPU, where base and rows are small."""
+        is_small = self.base.device.type == "cpu" and self.base.geometry.hidden_size <= MAX_WIDTH_SIDE_BY_SIDE
+        num_workers = min(torch.get_num_threads(), MAX_WORKERS) if is_small else 1
+        is_ample = num_workers * max(longest, self.budget.tokens) <= self.budget.bearable
+        return num_workers if is_ample and not self.is_checkpointing else 1
+
+    def _workers(self, num_workers: int) -> SideBySide:
+        if self._side_by_side is None or self._side_by_side.num_workers != num_workers:
+            self._side_by_side = SideBySide(self.base.model, num_workers)
+        return self._side_by_side
 
     def _foresee(self, longest: int) -> None:
         """On a CPU the system ends a process that takes too much memory, and no error comes that could be handled."""
