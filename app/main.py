@@ -17,6 +17,7 @@ from storage.artifacts import ArtifactStore
 from storage.bases.catalog import sync_catalog
 from storage.database import open_database
 from storage.settings import Settings
+from storage.tables.reader_process import ReaderProcesses
 
 TITLE = "Prefix Studio"
 DESCRIPTION = "Upload a table, train a prefix for a frozen language model, compare side by side, download it."
@@ -30,15 +31,18 @@ def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
         settings: Where to find what is kept, and the access token.
         page: Whether the page is mounted beside REST.
     """
-    context = AppContext(settings, open_database(settings), ArtifactStore(settings))
+    readers = ReaderProcesses(keep_warm=page)
+    context = AppContext(settings, open_database(settings), ArtifactStore(settings), readers)
     proxy = InferenceProxy(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Clients of /v1 may come before anyone has opened the list of base models.
         sync_catalog(context.database, settings)
+        readers.warm_up()
         async with proxy.open():
             yield
+        readers.close()
         context.database.close()
 
     app = FastAPI(

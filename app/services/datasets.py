@@ -185,6 +185,7 @@ def _parsed(
         limits=Limits(max_file_bytes=context.settings.max_upload_bytes),
         options=ReadOptions.from_dict(dict(options or {})),
         accept=lambda columns: _refuse_misfit(mapping, columns),
+        processes=context.readers,
     )
 
 

@@ -38,6 +38,7 @@ def preview(
         folder=work_folder(context),
         limits=Limits(max_file_bytes=context.settings.max_upload_bytes),
         options=ReadOptions.from_dict(dict(options or {})),
+        processes=context.readers,
     )
     columns = found["columns"]
     rows = [

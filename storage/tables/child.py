@@ -1,4 +1,6 @@
-"""The process that reads uploaded files: `python -m storage.tables.child REQUEST.json`.
+"""The process that reads uploaded files: `python -m storage.tables.child [REQUEST.json]`.
+
+Without an argument it does its imports and waits for the path on stdin, so that an upload need not wait for them.
 
 A file that takes too much memory or time, or that breaks a parser, ends this process and no other. The answer is
 written to `result.json` beside the request.
@@ -192,11 +194,14 @@ class WithoutPandas(MetaPathFinder):
 
 def main(arguments: list[str]) -> None:
     """Reads the request, answers it in the same folder."""
-    path = Path(arguments[0])
-    request = json.loads(path.read_text(encoding="utf-8"))
     sys.meta_path.insert(0, WithoutPandas())
-    limit_memory(Limits(**request["limits"]))
     end_with_parent()
+    # A process that was started ahead is told its request when there is one.
+    path = Path(arguments[0] if arguments else os.fsdecode(sys.stdin.buffer.readline().rstrip(b"\n")))
+    if not path.name:
+        return
+    request = json.loads(path.read_text(encoding="utf-8"))
+    limit_memory(Limits(**request["limits"]))
     result = answer(request, path.parent)
     part = path.with_name(f"{RESULT_NAME}.part")
     part.write_text(json.dumps(result), encoding="utf-8")

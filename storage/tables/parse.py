@@ -1,10 +1,8 @@
 """From uploaded files to a stored table, read in a child process that a bad file may bring down alone."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +17,10 @@ from storage.errors import InvalidInputError, StudioError, TooLargeError
 from storage.tables.child import RESULT_NAME, out_of_memory
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parts import assign_parts
+from storage.tables.reader_process import ReaderProcesses
 from storage.tables.table import Part, StoredTable
 
 POLL_S = 0.02
-ROOT = Path(__file__).parents[2]
 REFUSALS: dict[str, type[StudioError]] = {kind.code: kind for kind in (InvalidInputError, TooLargeError, DiskFullError)}
 
 
@@ -35,6 +33,7 @@ def parse_upload(
     options: ReadOptions | None = None,
     accept: Callable[[list[str]], None] | None = None,
     parts: Mapping[Part, Sequence[int]] | None = None,
+    processes: ReaderProcesses | None = None,
 ) -> StoredTable:
     """Reads uploaded files and keeps their rows as Parquet.
 
@@ -46,6 +45,7 @@ def parse_upload(
         options: What the user knows better than the guess.
         accept: Called with the columns before anything is kept; what it raises ends the upload.
         parts: Places of the files of each part, pieces of one table in their order; by their names where left out.
+        processes: Gives the process that reads; a new one by default.
 
     Raises:
         StudioError: The files are no table, or too large; the sentence says what to do.
@@ -58,7 +58,7 @@ def parse_upload(
     work = Path(tempfile.mkdtemp(prefix="read-", dir=folder))
     try:
         more = {} if parts is None else {"parts": {part: list(places) for part, places in parts.items()}}
-        result = _run_child(work, files, limits, options or ReadOptions(), more)
+        result = _ask(work, _request(files, limits, options, **more), limits, processes)
         if accept is not None:
             accept(result["columns"])
         size_bytes = sum((work / f"{part}.parquet").stat().st_size for part in result["blobs"])
@@ -75,6 +75,7 @@ def preview_upload(
     folder: Path,
     limits: Limits | None = None,
     options: ReadOptions | None = None,
+    processes: ReaderProcesses | None = None,
 ) -> dict[str, Any]:
     """The first rows of uploaded files, from their beginning alone: the same time whatever their size.
 
@@ -83,6 +84,7 @@ def preview_upload(
         folder: As for `parse_upload`.
         limits: As for `parse_upload`.
         options: As for `parse_upload`.
+        processes: As for `parse_upload`.
 
     Returns:
         `columns`, `rows` (lists of cells) and `detected`, as far as the beginning tells.
@@ -96,7 +98,7 @@ def preview_upload(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     work = Path(tempfile.mkdtemp(prefix="peek-", dir=folder))
     try:
-        return _run_child(work, files, limits, options or ReadOptions(), {"peek": True})
+        return _ask(work, _request(files, limits, options, peek=True), limits, processes)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -110,32 +112,30 @@ def _check_size(files: Sequence[tuple[str, Path]], limits: Limits) -> None:
         )
 
 
-def _run_child(
-    work: Path, files: Sequence[tuple[str, Path]], limits: Limits, options: ReadOptions, more: dict[str, Any]
+def _request(
+    files: Sequence[tuple[str, Path]], limits: Limits, options: ReadOptions | None, **more: Any
 ) -> dict[str, Any]:
-    request = work / "request.json"
-    told = {
+    return {
         "files": [{"name": _shown(name), "path": str(path.absolute())} for name, path in files],
         "limits": limits.to_dict(),
-        "options": options.to_dict(),
+        "options": (options or ReadOptions()).to_dict(),
         **more,
     }
-    request.write_text(json.dumps(told), encoding="utf-8")
-    with (work / "errors.txt").open("wb") as errors:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "storage.tables.child", str(request)],
-            cwd=ROOT,
-            env={**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-        try:
-            _watch(child, limits)
-        finally:
-            child.kill()
-            child.wait()
-    return _result(work, child.returncode)
+
+
+def _ask(work: Path, request: dict[str, Any], limits: Limits, processes: ReaderProcesses | None) -> dict[str, Any]:
+    """Has a process answer a request in the folder `work`."""
+    path = work / "request.json"
+    path.write_text(json.dumps(request), encoding="utf-8")
+    processes = processes or ReaderProcesses()
+    process = processes.take()
+    try:
+        process.begin(path)
+        _watch(process.popen, limits)
+    finally:
+        errors = process.end()
+        processes.warm_up()
+    return _result(work, process.popen.returncode, errors)
 
 
 def _watch(child: subprocess.Popen[bytes], limits: Limits) -> None:
@@ -157,7 +157,7 @@ def _watch(child: subprocess.Popen[bytes], limits: Limits) -> None:
     child.wait()
 
 
-def _result(work: Path, returncode: int) -> dict[str, Any]:
+def _result(work: Path, returncode: int, errors: str) -> dict[str, Any]:
     path = work / RESULT_NAME
     if path.exists():
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -165,7 +165,6 @@ def _result(work: Path, returncode: int) -> dict[str, Any]:
             return result
         error = result["error"]
         raise REFUSALS[error["code"]](error["message"], row=error["row"])
-    errors = (work / "errors.txt").read_text(encoding="utf-8", errors="replace")
     if "MemoryError" in errors or "bad_alloc" in errors:
         raise out_of_memory()
     if returncode < 0:

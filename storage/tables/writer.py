@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +19,7 @@ from storage.tables.text_columns import bytes_of, offsets_of
 GROUP_ROWS = 10_000
 GROUP_CHARACTERS = 16_000_000
 LENGTHS = np.dtype("<i4")
-QUICK_COMPRESSION = "none"
+LOOKED_AT = 1000
 BUFFER_BYTES = 1 << 20
 
 
@@ -107,6 +108,8 @@ class PartWriter:
     def write_batches(self, batches: Iterable[pa.RecordBatch], order: Sequence[int]) -> None:
         """Writes columns of text that hold neither nulls nor NULs, in batches of some megabytes.
 
+        They are not compressed: that would take more time than all else together.
+
         Args:
             batches: All rows.
             order: For each column of the table, its place in a batch.
@@ -114,8 +117,12 @@ class PartWriter:
         Raises:
             StudioError: There is no row, or too much text.
         """
-        with self._opened(QUICK_COMPRESSION) as file:
-            for batch in batches:
+        found = iter(batches)
+        first = next(found, None)
+        repeating = [] if first is None else [name for name, place in zip(self._schema.names, order, strict=True)
+                                              if _repeats(first.column(place))]  # fmt: skip
+        with self._opened("none", repeating) as file:
+            for batch in () if first is None else chain([first], found):
                 columns = [batch.column(place) for place in order]
                 self._account(columns)
                 file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema), row_group_size=GROUP_ROWS)
@@ -123,13 +130,15 @@ class PartWriter:
         self._refuse_empty()
 
     @contextmanager
-    def _opened(self, compression: str) -> Iterator[pq.ParquetWriter]:
+    def _opened(self, compression: str, repeating: Sequence[str] | bool = True) -> Iterator[pq.ParquetWriter]:
+        """A Parquet file; texts of columns that are known as repeating are stored once a row group."""
         with self._path.open("wb", buffering=BUFFER_BYTES) as file:
             self.file = HashingFile(file)
             with pq.ParquetWriter(
                 pa.PythonFile(self.file, mode="w"),
                 self._schema,
                 compression=compression,
+                use_dictionary=list(repeating) if isinstance(repeating, Sequence) else repeating,
                 write_page_checksum=True,
                 write_statistics=False,
             ) as writer:
@@ -188,3 +197,9 @@ def _has_nul(cell: str) -> bool:
 
 def _has_surrogate(cell: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in cell)
+
+
+def _repeats(column: pa.Array) -> bool:
+    """Whether the first texts of a column come again and again."""
+    head = column.slice(0, LOOKED_AT)
+    return bool(len(head) > 4 and len(head.unique()) < len(head) // 4)
