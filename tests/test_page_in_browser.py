@@ -117,6 +117,10 @@ def walk(page: Page, studio: Studio, task: Task) -> Path:
     expect(page.locator("#job-curve polyline.ps-line-train")).to_be_visible()
     screenshot(page, "4-running")
     expect(page.locator("#job-state")).to_contain_text("Done", timeout=300_000)
+    verdict = page.locator("#job-verdict")
+    expect(verdict).to_contain_text("that it was not trained on")
+    verdict.locator("summary", has_text="How this was measured").click()
+    expect(verdict).to_contain_text("Asked were")
     screenshot(page, "5-done")
     page.click("#job-compare")
     page.click("#play-random")
@@ -130,6 +134,7 @@ def walk(page: Page, studio: Studio, task: Task) -> Path:
     screenshot(page, "6-compare")
     page.get_by_role("tab", name="Prefixes").click()
     expect(page.locator("#prefix-detail")).to_contain_text(task.base_model)
+    expect(page.locator("#prefix-detail")).to_contain_text("Does it help?")
     screenshot(page, "7-prefixes")
     with page.expect_download() as waiting:
         page.click("#prefix-download")
