@@ -12,6 +12,7 @@ from worker.engine.attention import attending
 from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
 from worker.engine.batches import Batch
 from worker.engine.cross_entropy import is_linear, linear_cross_entropy
+from worker.engine.last_mlp import last_mlp_at
 
 HEAD_IS_LAST = "prefix_head_is_last"
 """What is remembered of a model after its first loss: whether its logits are what its output layer gives."""
@@ -53,7 +54,7 @@ def target_nll(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch, sl
         with head_at(model, batch.rows, batch.columns):
             logits = model(**inputs).logits
         return nn.functional.cross_entropy(logits[0].float(), batch.labels, reduction="none")
-    with hidden_at(model, batch.rows, batch.columns) as caught:
+    with last_mlp_at(model, batch.rows, batch.columns), hidden_at(model, batch.rows, batch.columns) as caught:
         first = model(**inputs).logits
     if not hasattr(model, HEAD_IS_LAST):
         object.__setattr__(model, HEAD_IS_LAST, _is_last(head, caught[0], first))
