@@ -1,6 +1,5 @@
 """Step 1 of training: bring examples, say what is asked and what is answered, and see it rendered."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,14 @@ from typing import Any
 import gradio as gr
 
 from app.context import AppContext
-from app.examples.catalog import EXAMPLES
 from app.services import dataset_files, datasets
 from app.tabs.doctor_panel import DoctorPanel
 from app.tabs.reading_panel import ReadingPanel, read_options
+from app.tabs.sources_panel import SourcesPanel
 from app.ui import data_view, doctor_view, markup
 from app.ui.pieces import guarded, html_piece, picked, sentence
 from storage.errors import InvalidInputError
 
-logger = logging.getLogger(__name__)
-
-FILE_TYPES = [".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx", ".gz", ".zip"]
 RENDERINGS = [
     ("Automatic: as the base model was made for", "auto"),
     ("Plain text", "plain"),
@@ -35,28 +31,10 @@ class DataStep:
         self.context = context
         self.dataset = gr.State(None)
         self.wish = gr.State(None)
-        self._build_sources()
-        self._build_mapping()
-
-    def _build_sources(self) -> None:
-        gr.HTML(
-            '<p class="ps-lead">Bring a table with one example per row: what the model is given, and the answer it '
-            "should write. CSV, TSV, JSON, JSONL, Parquet and Excel work as they are, and so do conversations.</p>",
-            apply_default_css=False,
-        )
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=3, min_width=280):
-                self.file = gr.File(
-                    label="Your table", file_count="multiple", file_types=FILE_TYPES, height=190, elem_id="train-file"
-                )
-                self.earlier = gr.Dropdown(
-                    [], value=None, label="Or one you brought before", visible=False, elem_id="train-earlier"
-                )
-            with gr.Column(scale=2, min_width=280):
-                cards = data_view.example_cards([(each.key, each.title, each.sentence) for each in EXAMPLES])
-                self.examples = html_piece(cards, elem_id="train-examples", visible=bool(EXAMPLES))
+        self.sources = SourcesPanel(context)
         self.notice = html_piece("", elem_id="train-notice")
         self.reading = ReadingPanel()
+        self._build_mapping()
 
     def _build_mapping(self) -> None:
         with gr.Column(visible=False) as self.details:
@@ -113,10 +91,14 @@ class DataStep:
 
     def wire(self) -> None:
         """Ties what the user does to the services; called once all components are there."""
-        dropped = [self.file, self.dataset, *self.reading.fields]
-        self.file.upload(guarded(self.upload), dropped, [*self.shown, self.reading.fold, self.file])
-        self.examples.select(guarded(self.take_example), None, self.shown)
-        self.earlier.input(guarded(self.take_earlier), self.earlier, self.shown)
+        sources = self.sources
+        dropped = [sources.file, self.dataset, *self.reading.fields]
+        sources.file.upload(guarded(self.upload), dropped, [*self.shown, self.reading.fold, sources.file])
+        sources.examples.select(guarded(self.take_example), None, self.shown)
+        sources.earlier.input(guarded(self.take_earlier), sources.earlier, self.shown)
+        hub = [sources.hub_id, sources.subset]
+        sources.fetch.click(guarded(self.take_from_hub), hub, self.shown)
+        sources.hub_id.submit(guarded(self.take_from_hub), hub, self.shown)
         for option in self.reading.fields:
             option.input(guarded(self.read_anew), [self.dataset, *self.reading.fields], self.shown)
         written = [self.dataset, self.reveal, *self.mapping_fields]
@@ -137,11 +119,10 @@ class DataStep:
         """
         files = [Path(path) for path in paths or []]
         told = {} if dataset else read_options(*options)
-        rest = [gr.skip()] * (len(self.shown) - 2)
-        size = sum(path.stat().st_size for path in files)
-        yield (gr.skip(), data_view.reading(files[0].name, size), *rest, gr.skip(), gr.skip())
         try:
-            read = datasets.upload(self.context, [(path.name, path) for path in files], None, options=told)
+            if seen := self.sources.first_rows(files, told):
+                yield (*self._noticed(seen), gr.skip(), gr.skip())
+            read = self.sources.read(files, told)
         except Exception as fault:
             yield (*self._refused(fault), gr.Accordion(open=True), None)
         else:
@@ -149,6 +130,9 @@ class DataStep:
         finally:
             for path in files:
                 path.unlink(missing_ok=True)
+
+    def _noticed(self, notice: str) -> Updates:
+        return tuple(notice if piece is self.notice else gr.skip() for piece in self.shown)
 
     def read_anew(self, dataset: dict[str, Any] | None, *options: str | None) -> Updates:
         """Reads the file of the dataset once more, as the user says; before there is one, it waits for the file."""
@@ -179,14 +163,17 @@ class DataStep:
 
     def take_example(self, event: gr.EventData) -> Updates:
         """Takes one of the built-in data sets, as if it had been uploaded."""
-        _, key = picked(event)
-        example = next(each for each in EXAMPLES if each.key == key)
-        known = [each for each in datasets.listing(self.context) if each["name"] == example.title]
-        if known:
-            return self.show(datasets.describe(self.context, known[0]["id"]))
-        files = [(path.name, path) for path in example.files]
-        uploaded = datasets.upload(self.context, files, example.mapping, name=example.title)
-        return self.show(uploaded)
+        return self.show(self.sources.from_example(picked(event)[1]))
+
+    def take_from_hub(self, hub_id: str, subset: str | None) -> Any:
+        """Takes a dataset of the hub; a refusal stands where that of a file does."""
+        yield self._noticed(markup.notice("Fetching it from the hub, and reading it …"))
+        try:
+            fetched = self.sources.from_hub(hub_id, subset)
+        except Exception as fault:
+            yield self._refused(fault)
+        else:
+            yield self.show(fetched)
 
     def take_earlier(self, dataset_id: str) -> Updates:
         """Takes a dataset that was uploaded before."""
@@ -260,14 +247,6 @@ class DataStep:
             "seed": int(seed or 0),
             "rendering": rendering,
         }
-
-    def list_earlier(self) -> Any:
-        """The datasets that were uploaded before, newest first."""
-        choices = [
-            (f"{markup.isolated_text(each['name'])}, {markup.count(each['num_rows'], 'row')}", each["id"])
-            for each in datasets.listing(self.context)
-        ]
-        return gr.Dropdown(choices=choices, value=None, visible=bool(choices))
 
     def _refused(self, fault: Exception) -> Updates:
         gate = doctor_view.gate("Training needs a table. Bring one that can be read.")

@@ -44,7 +44,7 @@ class Page:
                 with gr.Tab("Prefixes", id="prefixes") as self.prefixes_tab:
                     self.prefixes = PrefixesTab(context)
             self._wire()
-            offer_endpoints(self.blocks, context, self.train.data.file)
+            offer_endpoints(self.blocks, context, self.train.data.sources.file)
 
     def _wire(self) -> None:
         for tab in (self.jobs, self.playground, self.prefixes):
@@ -55,7 +55,7 @@ class Page:
         loaded = self.blocks.load(guarded(self._open), None, opened)
         loaded.then(guarded(self.jobs.refresh), [self.jobs.chosen, self.jobs.seen], self.jobs.shown)
         loaded.then(guarded(self._status), None, self.header, show_progress="hidden")
-        self.blocks.load(guarded(self.train.data.list_earlier), None, self.train.data.earlier)
+        self.blocks.load(guarded(self.train.data.sources.list_earlier), None, self.train.data.sources.earlier)
         self.blocks.unload(self.playground.running.cancel)
         self.status_timer.tick(guarded(self._status), None, self.header, show_progress="hidden")
 
@@ -63,7 +63,7 @@ class Page:
         """What happens when a tab is opened: it reads the database, and only the open one goes on reading."""
         train, history, playground, library = self.train, self.jobs, self.playground, self.prefixes
         visits = {
-            self.train_tab: (guarded(train.data.list_earlier), None, train.data.earlier),
+            self.train_tab: (guarded(train.data.sources.list_earlier), None, train.data.sources.earlier),
             self.jobs_tab: (guarded(history.refresh), [history.chosen, history.seen], history.shown),
             self.playground_tab: (
                 guarded(playground.visit),
