@@ -132,6 +132,17 @@ def test_pause_while_comparing_trains_no_step_again(role: Role, monkeypatch: pyt
     assert done.metrics["evaluation"]["num_rows"] > 0
 
 
+def test_terminated_trainer_leaves_the_trained_prefix_to_the_next_attempt(
+    role: Role, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = role.submit()
+    left = asked_while_comparing(role, monkeypatch, lambda _session, _job: role.terminated.set(), job)
+    assert left.status == JobStatus.QUEUED
+    role.terminated.clear()
+    assert role.run().status == JobStatus.SUCCEEDED
+    assert [event.step for event in role.events(job, "step") if event.attempt == 2] == []
+
+
 def test_a_training_that_was_stopped_early_is_still_compared(role: Role) -> None:
     job = role.submit(max_steps=5000, eval_every=1000)
     user = role.when(lambda now: now.step > 0, lambda s, i: request_stop(s, i, keep=True), job)

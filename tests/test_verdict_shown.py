@@ -108,6 +108,11 @@ def test_verdict_stands_on_the_page_of_a_finished_job_only() -> None:
     assert "Done: trained in 27 s." in line
 
 
+def test_stage_is_shown_once_the_last_step_is_done() -> None:
+    job = {"status": "running", "name": "e2e", "step": 400, "max_steps": 400, "eta_s": 0.0, "metrics": {}}
+    assert "Comparing with the base model …" in job_view.state_line(job | {"stage": "Comparing with the base model"})
+
+
 def test_prefix_page_and_its_card_in_the_library_carry_the_verdict(context, tmp_path) -> None:
     add_prefix(context, tmp_path, metrics={**METRICS, "evaluation": an_evaluation()})
     [listed] = prefixes.listing(context)
