@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.artifacts import ArtifactStore
@@ -16,7 +17,7 @@ from storage.schema.dataset import DatasetVersion
 from storage.stored_rows import StoredRows
 from storage.tables.split import Numbers, drawn_indices, numbered
 from storage.tables.table import PARTS, Part
-from storage.tables.view import View, count_stored_rows, iterate_columns
+from storage.tables.view import BATCH_ROWS, View, iterate_columns
 
 Row = dict[str, str]
 
@@ -113,12 +114,16 @@ def _prompt_groups(store: ArtifactStore, version: DatasetVersion) -> Numbers | N
 
 def _blank_answers(store: ArtifactStore, version: DatasetVersion, part: Part) -> npt.NDArray[np.bool_]:
     """Whether the answer of each stored row is empty; only that one column is read, a batch at a time."""
-    path = stored_path(store, version.blobs[part])
-    target = str(version.mapping.get("target"))
-    if target not in pq.read_schema(path).names:
-        return np.zeros(count_stored_rows(path), dtype=bool)
-    blank = [np.array([not cell.strip() for cell in cells]) for (cells,) in iterate_columns(path, [target])]
-    return np.concatenate(blank) if blank else np.zeros(0, dtype=bool)
+    target = version.mapping.get("target")
+    with store.open(version.blobs[part]) as file:
+        parquet = pq.ParquetFile(file)
+        if target not in parquet.schema_arrow.names:
+            return np.zeros(parquet.metadata.num_rows, dtype=bool)
+        blank = [np.zeros(0, dtype=bool)]
+        for batch in parquet.iter_batches(BATCH_ROWS, columns=[target], use_threads=False):
+            trimmed = pc.utf8_trim_whitespace(pc.fill_null(batch.column(0), ""))
+            blank.append(np.asarray(pc.equal(trimmed, "").to_numpy(zero_copy_only=False), dtype=bool))
+    return np.concatenate(blank)
 
 
 def _groups_holding(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:

@@ -40,6 +40,13 @@ def test_a_table_without_findings_says_how_many_rows_were_looked_at() -> None:
     assert "Nothing odd was found in 1,200 rows." in doctor_view.findings([], 1200)
 
 
+def test_a_look_at_a_part_says_so() -> None:
+    assert "the first 100 of 1,200 rows" in doctor_view.findings([], 1200, looked_at=100)
+    assert "So far the first 100 of 1,200 rows were looked at" in doctor_view.findings(
+        [a_finding()], 1200, looked_at=100
+    )
+
+
 def test_a_finding_shows_its_rows_and_its_remedy() -> None:
     mend = {"kind": "drop_empty_targets", "label": "Leave these rows out", "safe": True}
     shown = doctor_view.findings([a_finding(repairs=[mend], cases=[{"row": 3, "cells": {"text": "late "}}])], 10)

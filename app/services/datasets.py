@@ -20,6 +20,9 @@ from storage.tables.parse import parse_upload
 from storage.tables.parts import PART_WORDS, assign_parts
 from storage.tables.table import Part, StoredTable
 
+OF_ROWS = ("template", "target", "validation_fraction", "seed")
+"""Fields of the mapping on which findings about rows depend."""
+
 CHANGES = ("name", "mapping", "repairs", "options", "version")
 
 
@@ -138,7 +141,9 @@ def render_samples(context: AppContext, dataset_id: str, mapping: Mapping[str, A
     with context.database.read() as session:
         _, version = stored.get_dataset(session, dataset_id)
     whole = complete_mapping(mapping, version.mapping)
-    found, report = examined(context, version.blobs, version.columns, whole, max_rows=LIVE_ROWS)
+    found, report = version.findings, version.report
+    if not report or any(whole[name] != version.mapping.get(name) for name in OF_ROWS):
+        found, report = examined(context, version.blobs, version.columns, whole, max_rows=LIVE_ROWS)
     rows = read_rows(context.store, version, "train", 0, NUM_SAMPLES)
     return {
         "samples": rendered(rows, whole, version.columns),

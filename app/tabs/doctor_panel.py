@@ -45,8 +45,8 @@ class DoctorPanel:
         """What it says of a mapping that is being written."""
         found, report = rendered["findings"], rendered["report"]
         target = rendered.get("mapping", dataset["mapping"])["target"]
-        looked = report.get("looked_at", dataset["num_rows"])
-        return found, doctor_view.findings(found, looked), doctor_view.pictures(report, target)
+        seen = doctor_view.findings(found, dataset["num_rows"], looked_at=report.get("looked_at"))
+        return found, seen, doctor_view.pictures(report, target)
 
     def try_repairs(
         self, dataset: Mapping[str, Any], found: list[dict[str, Any]], asked: str, mapping: dict[str, Any]

@@ -18,18 +18,25 @@ MAX_CASE_COLUMNS = 4
 Finding = Mapping[str, Any]
 
 
-def findings(found: Sequence[Finding], num_rows: int, tried: Mapping[str, Any] | None = None) -> str:
+def findings(
+    found: Sequence[Finding], num_rows: int, tried: Mapping[str, Any] | None = None, *, looked_at: int | None = None
+) -> str:
     """All findings, the gravest first.
 
     Args:
         found: What the service told.
-        num_rows: Rows that were looked at.
+        num_rows: Rows of the table.
         tried: The difference that repairs would make, shown where their button was pressed; `asked` says which.
+        looked_at: Rows that were looked at; all by default.
     """
+    looked = markup.count(num_rows, "row")
+    rest = ""
+    if looked_at is not None and looked_at < num_rows:
+        looked = f"the first {looked_at:,} of {looked}"
+        rest = f'<p class="ps-group">So far {looked} were looked at; all of them are when you go on.</p>'
     if not found:
-        looked = markup.count(num_rows, "row")
         return markup.notice(f"Nothing odd was found in {looked}.", "good")
-    parts = [_head(found, tried)]
+    parts = [_head(found, tried), rest]
     for severity, tone, title in GROUPS:
         group = [one for one in found if one["severity"] == severity]
         if group:
