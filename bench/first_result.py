@@ -8,6 +8,7 @@ flat JSON object. `--quick` trains the first example only.
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -50,7 +51,9 @@ def figures_of(seconds: float, metrics: dict[str, Any]) -> dict[str, float]:
 def measure(examples: list[Example]) -> dict[str, float]:
     """Trains the examples one after the other in a fresh home folder; figures named `EXAMPLE_FIGURE`."""
     measured: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as name, Studio(Path(name) / "home", OMP_NUM_THREADS="") as studio:
+    # Tests give a studio one thread; here it shall have what a user's has.
+    threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
+    with tempfile.TemporaryDirectory() as name, Studio(Path(name) / "home", **threads) as studio:
         time.sleep(WARM_AFTER_S)
         for example in examples:
             figures = figures_of(*train_example(studio, example))
