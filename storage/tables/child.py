@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -192,10 +193,23 @@ class WithoutPandas(MetaPathFinder):
             raise ModuleNotFoundError("pandas is left out here", name=name)
 
 
+def rehearse() -> None:
+    """Reads and writes a table of one row, since what Arrow does for the first time takes longer."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "rehearsal.csv"
+        path.write_text("text,label\na,b\n", encoding="utf-8")
+        read_files(
+            {"files": [{"name": path.name, "path": str(path)}], "limits": {}, "options": {}},
+            Path(name),
+        )
+
+
 def main(arguments: list[str]) -> None:
     """Reads the request, answers it in the same folder."""
     sys.meta_path.insert(0, WithoutPandas())
     end_with_parent()
+    if not arguments:
+        rehearse()
     # A process that was started ahead is told its request when there is one.
     path = Path(arguments[0] if arguments else os.fsdecode(sys.stdin.buffer.readline().rstrip(b"\n")))
     if not path.name:
