@@ -69,3 +69,9 @@ def test_folded_prefix_is_exactly_what_the_network_puts_out(base: LoadedBase) ->
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(InvalidRecipeError, match="expected one of direct, muon, mlp"):
         Recipe(reparameterisation="lora")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["key_rate_factor", "warmup_fraction", "seed"])
+def test_number_that_is_not_chosen_automatically_cannot_be_left_open(name: str) -> None:
+    with pytest.raises(InvalidRecipeError, match=f"{name} is None; expected a"):
+        Recipe.from_dict({name: None})

@@ -82,8 +82,10 @@ class Recipe:
         if self.reparameterisation is not None:
             _check_choice("reparameterisation", self.reparameterisation, get_args(Reparameterisation))
         _check_choice("precision", self.precision, get_args(Precision))
+        left_open = {field.name for field in fields(self) if field.default is None}
         for name, (low, high) in RANGES.items():
-            _check_number(name, getattr(self, name), low, high)
+            if getattr(self, name) is not None or name not in left_open:
+                _check_number(name, getattr(self, name), low, high)
         object.__setattr__(self, "sweep", _checked_sweep(self.sweep))
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,8 +124,6 @@ INTEGERS = {"num_virtual_tokens", "sweep_steps", "max_steps", "batch_size", "eva
 
 
 def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if value is None:
-        return
     is_number = isinstance(value, int if name in INTEGERS else (int, float)) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
         kind = "a whole number" if name in INTEGERS else "a number"
