@@ -7,8 +7,9 @@ from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
 from worker.engine.families import Geometry
 from worker.engine.prefix_file import ENCODER_TENSORS_NAME, TENSOR
-from worker.engine.rendering import PLACEHOLDER, Rendering, template_columns
+from worker.engine.rendering import PLACEHOLDER, Rendering, template_blocks, template_columns
 
+LINE_BREAK = repr("\n")
 TURN_MARK = "ANSWER-ENDS-HERE"
 MAX_NEW_TOKENS = 64
 
@@ -81,6 +82,18 @@ def prompt_expression(template: str) -> str:
 
     `str.format` would not do: column names may hold dots, brackets and colons, and a single brace is no mistake here.
     """
+    blocks = template_blocks(template)
+    if not any(block.optional for block in blocks):
+        return _filled(template)
+    pieces = []
+    for block in blocks:
+        filled = _filled(block.text)
+        is_there = " or ".join(f"row[{name!r}]" for name in block.optional)
+        pieces.append(f"*([{filled}] if {is_there} else [])" if is_there else filled)
+    return f"{LINE_BREAK}.join([{', '.join(pieces)}])"
+
+
+def _filled(template: str) -> str:
     pieces: list[str] = []
     text, end = "", 0
     for match in PLACEHOLDER.finditer(template):

@@ -81,6 +81,9 @@ def check_template(template: str, columns: Iterable[str]) -> None:
 def render_prompt(template: str, row: Mapping[str, str]) -> str:
     """Fills the template with the cells of a row, each verbatim.
 
+    A line of the template that names columns and says nothing else is left out, with the blank lines before it, where
+    all of them are empty in this row: an optional input leaves no gap.
+
     Args:
         template: Text with `{column}` placeholders.
         row: Column name to cell text.
@@ -89,11 +92,46 @@ def render_prompt(template: str, row: Mapping[str, str]) -> str:
         InvalidTemplateError: The row lacks a column that the template names.
     """
 
-    def fill(match: re.Match[str]) -> str:
-        if match[1] is None:
-            return match[0][0]
-        if match[1] not in row:
-            raise InvalidTemplateError(f"The prompt names {{{match[1]}}}, but the row has no such column.")
-        return row[match[1]]
+    absent = next((name for name in template_columns(template) if name not in row), None)
+    if absent is not None:
+        raise InvalidTemplateError(f"The prompt names {{{absent}}}, but the row has no such column.")
 
-    return PLACEHOLDER.sub(fill, template)
+    def fill(match: re.Match[str]) -> str:
+        return match[0][0] if match[1] is None else row[match[1]]
+
+    kept = [block for block in template_blocks(template) if not block.optional or any(map(row.get, block.optional))]
+    return "\n".join(PLACEHOLDER.sub(fill, block.text) for block in kept)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some lines of a template that stay or go together.
+
+    Attributes:
+        text: The lines.
+        optional: The columns of which one has to be filled for the lines to stay; none where they stay in any case.
+    """
+
+    text: str
+    optional: tuple[str, ...] = ()
+
+
+def template_blocks(template: str) -> list[Block]:
+    """A template as blocks, joined by line breaks: a line of columns alone with the blank lines before it, or a line.
+
+    A template of one line is one block that stays.
+    """
+    lines = template.split("\n")
+    blocks: list[Block] = []
+    blank: list[str] = []
+    for line in lines:
+        if not line:
+            blank.append(line)
+            continue
+        names = [match[1] for match in PLACEHOLDER.finditer(line)]
+        if len(lines) > 1 and all(names) and not PLACEHOLDER.sub("", line):
+            blocks.append(Block("\n".join([*blank, line]), tuple(names)))
+        else:
+            blocks += [*map(Block, blank), Block(line)]
+        blank = []
+    return blocks + list(map(Block, blank))
