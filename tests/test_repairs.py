@@ -59,6 +59,11 @@ def test_text_misread_in_a_known_encoding_comes_back(text: str, encoding: str) -
     assert restore(text) == text
 
 
+def test_text_that_was_misread_twice_comes_back() -> None:
+    assert restore("entertainment Â\x96 until") == "entertainment – until"
+    assert restore("cafÃƒÂ© now") == "café now"
+
+
 @pytest.mark.parametrize("text", ["«été»…", "„SCHÖ“ ok", "AMANHÃ”", "√π is 1.77", "¿Qué? ÄÖÜ ß", "Müller’s – naïve"])
 def test_text_that_only_looks_misread_is_left_alone(text: str) -> None:
     assert restore(text) == text

@@ -6,6 +6,7 @@ can hardly be anything else, it is turned back; a doubtful one is left alone. Kn
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 CONTROL = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
@@ -39,16 +40,20 @@ class Misreading:
         byte_of: The byte behind each character.
         runs: Characters that may be UTF-8 misread, one or more in a row.
         sure_leads: Bytes that no ordinary text has in front of such characters.
+        lone_leads: Bytes in front of such characters that are likely misread even where nothing else is.
         doubtful_ends: Characters behind which a single run proves nothing.
     """
 
     byte_of: dict[str, int]
     runs: re.Pattern[str]
     sure_leads: frozenset[int]
+    lone_leads: frozenset[int]
     doubtful_ends: frozenset[str]
 
 
-def _misreading(encoding: str, sure_leads: set[int], doubtful_ends: frozenset[str]) -> Misreading:
+def _misreading(
+    encoding: str, sure_leads: set[int], lone_leads: Iterable[int], doubtful_ends: frozenset[str]
+) -> Misreading:
     byte_of: dict[str, int] = {}
     for byte in range(0x80, 0x100):
         character = bytes([byte]).decode(encoding, errors="replace")
@@ -62,12 +67,13 @@ def _misreading(encoding: str, sure_leads: set[int], doubtful_ends: frozenset[st
 
     rest = among(0x80, 0xBF)
     one = f"{among(0xC2, 0xDF)}{rest}|{among(0xE0, 0xEF)}{rest}{{2}}|{among(0xF0, 0xF4)}{rest}{{3}}"
-    return Misreading(byte_of, re.compile(f"(?:{one})+"), frozenset(sure_leads), doubtful_ends)
+    runs = re.compile(f"(?:{one})+")
+    return Misreading(byte_of, runs, frozenset(sure_leads), frozenset(lone_leads), doubtful_ends)
 
 
 MISREADINGS = (
-    _misreading("cp1252", {0xC2, 0xC3, 0xE2, 0xEF, 0xF0}, DOUBTFUL_ENDS),
-    _misreading("mac_roman", {0xE2, 0xF0}, DOUBTFUL_ENDS | frozenset("π∑∏∫Ω∞∆µ")),
+    _misreading("cp1252", {0xC2, 0xC3, 0xE2, 0xEF, 0xF0}, range(0xC2, 0xF5), DOUBTFUL_ENDS),
+    _misreading("mac_roman", {0xE2, 0xF0}, {0xC2, 0xC3}, DOUBTFUL_ENDS | frozenset("π∑∏∫Ω∞∆µ")),
 )
 
 
@@ -79,12 +85,11 @@ def restore(text: str) -> str:
     """
     if text.isascii():
         return text
-    for _ in range(MAX_ROUNDS):
-        before = text
-        for misreading in MISREADINGS:
-            text = _restore_once(text, misreading)
-        if text == before:
-            break
+    for misreading in MISREADINGS:
+        for _ in range(MAX_ROUNDS):
+            before, text = text, _restore_once(text, misreading)
+            if text == before:
+                break
     return _windows_controls(text)
 
 
@@ -127,7 +132,9 @@ def _turned_back(run: str, misreading: Misreading) -> str | None:
         turned = bytes(misreading.byte_of[character] for character in run).decode()
     except UnicodeDecodeError:
         return None
-    is_odd = any(unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs") for character in turned)
+    # Numbers of Windows-1252's quotes and dashes: the text was misread twice, and the rest follows at the end.
+    rest = WINDOWS_CONTROL.sub("", turned)
+    is_odd = any(unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs") for character in rest)
     return None if is_odd else turned
 
 
