@@ -67,6 +67,12 @@ def test_rate_of_muon_falls_less(num_parameters: int, rate: float) -> None:
     assert resolved(num_base_parameters=num_parameters).learning_rate == pytest.approx(rate)
 
 
+def test_input_vectors_take_larger_steps_than_keys_and_values() -> None:
+    assert resolved(Recipe(method="prompt-tuning")).sweep == (0.08, 0.2, 0.48)
+    direct = Recipe(method="prompt-tuning", reparameterisation="direct")
+    assert resolved(direct).learning_rate == resolved(Recipe(reparameterisation="direct")).learning_rate
+
+
 def test_long_instruction_gets_a_longer_prefix_within_a_quarter_of_the_context() -> None:
     assert resolved().num_virtual_tokens == 64
     assert resolved(instruction_tokens=60).num_virtual_tokens == 120

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 from worker.engine.families import Geometry
-from worker.engine.recipe import Recipe, Reparameterisation
+from worker.engine.recipe import Method, Recipe, Reparameterisation
 
 DEFAULT_REPARAMETERISATION: Reparameterisation = "muon"
 """Won on held-out rows against the prefix's own numbers with AdamW and against the MLP (see docs/decisions.md)."""
@@ -14,6 +14,9 @@ RateBySize = tuple[tuple[float, float], ...]
 MUON_RATES: RateBySize = ((1e7, 0.05), (1e9, 0.02))
 """Parameters of the base to the middle of the rates that are compared, interpolated on logarithms: shares of the spread
 of real keys and values. Measured at 5 million; a larger base needs smaller changes, as the rates for AdamW show."""
+
+PROMPT_FACTOR = 4.0
+"""Muon's rate for prompt tuning as a multiple of a prefix's: input vectors bear larger steps (measured at 5 million)."""
 
 ADAMW_RATES: RateBySize = ((3e6, 0.1), (3e7, 0.03), (1e8, 0.01), (1e9, 0.005))
 """The same for AdamW. At 3 million it was chosen among rates that were tried there; from 100 million up it is what
@@ -59,7 +62,7 @@ def resolve(
     batch_size = recipe.batch_size or _batch_size(num_train, on_gpu)
     max_steps = recipe.max_steps or _steps(num_train, batch_size)
     kind = recipe.reparameterisation or DEFAULT_REPARAMETERISATION
-    middle = interpolated(MUON_RATES if kind == "muon" else ADAMW_RATES, num_base_parameters)
+    middle = _middle_rate(recipe.method, kind, num_base_parameters)
     rates = () if recipe.learning_rate else tuple(_rounded(factor * middle) for factor in SWEEP_FACTORS)
     return replace(
         recipe,
@@ -72,6 +75,12 @@ def resolve(
         batch_size=batch_size,
         eval_every=recipe.eval_every or max(max_steps // EVALUATIONS, 1),
     )
+
+
+def _middle_rate(method: Method, kind: Reparameterisation, num_parameters: int) -> float:
+    if kind != "muon":
+        return interpolated(ADAMW_RATES, num_parameters)
+    return interpolated(MUON_RATES, num_parameters) * (PROMPT_FACTOR if method == "prompt-tuning" else 1.0)
 
 
 def interpolated(table: RateBySize, num_parameters: int) -> float:
