@@ -16,7 +16,7 @@ MUON_RATES: RateBySize = ((1e7, 0.05), (1e9, 0.02))
 of real keys and values. Measured at 5 million; a larger base needs smaller changes, as the rates for AdamW show."""
 
 PROMPT_FACTOR = 4.0
-"""Muon's rate for prompt tuning as a multiple of a prefix's: input vectors bear larger steps (measured at 5 million)."""
+"""Muon's rate for prompt tuning as a multiple of a prefix's: input vectors bear larger steps (at 5 million)."""
 
 ADAMW_RATES: RateBySize = ((3e6, 0.1), (3e7, 0.03), (1e8, 0.01), (1e9, 0.005))
 """The same for AdamW. At 3 million it was chosen among rates that were tried there; from 100 million up it is what
