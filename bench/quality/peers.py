@@ -99,12 +99,12 @@ def _lora(rank: int) -> Callable[[Start], PeftModel]:
 
 
 PEERS: dict[str, Peer] = {
-    "peft_prefix": Peer("PEFT prefix, default start", 1e-1, 1.0, _prefix_default),
-    "peft_prefix_text": Peer("PEFT prefix from text", 6e-2, 6e-1, _prefix_from_text),
-    "peft_cartridge_text": Peer("PEFT CARTRIDGE from text", 6e-2, 6e-1, _cartridge_from_text),
-    "peft_prompt": Peer("PEFT prompt tuning from text", 3e-2, 5e-1, _prompt_from_text),
-    "peft_lora_8": Peer("PEFT LoRA r=8, all linear layers", 3e-3, 3e-2, _lora(8)),
-    "peft_lora_32": Peer("PEFT LoRA r=32, all linear layers", 1e-3, 1e-2, _lora(32)),
+    "peft_prefix": Peer("PEFT prefix, default start", 8e-2, 4e-1, _prefix_default),
+    "peft_prefix_text": Peer("PEFT prefix from text", 8e-2, 4e-1, _prefix_from_text),
+    "peft_cartridge_text": Peer("PEFT CARTRIDGE from text", 8e-2, 4e-1, _cartridge_from_text),
+    "peft_prompt": Peer("PEFT prompt tuning from text", 3e-2, 3e-1, _prompt_from_text),
+    "peft_lora_8": Peer("PEFT LoRA r=8, all linear layers", 2e-3, 1.2e-2, _lora(8)),
+    "peft_lora_32": Peer("PEFT LoRA r=32, all linear layers", 1e-3, 6e-3, _lora(32)),
 }
 PREFIX_PEERS = ("peft_prefix", "peft_prefix_text", "peft_cartridge_text")
 PROMPT_PEERS = ("peft_prompt",)
