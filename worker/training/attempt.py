@@ -128,7 +128,7 @@ class Attempt:
         if (wish := self._unless_kept()) is not None:
             return wish
         self._recorder.stage("Turning rows into tokens")
-        inputs = encode(task, base)
+        inputs = encode(task, base, self._settings.home / "cache" / "tokens")
         if (wish := self._unless_kept()) is not None:
             return wish
         self._recorder.stage("Measuring the base model")

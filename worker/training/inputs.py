@@ -36,6 +36,7 @@ from worker.engine.tokens import (
 )
 from worker.engine.training import MAX_VALIDATION_ROWS
 from worker.engine.training_rows import encode_row
+from worker.training.token_cache import examples_of
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,13 @@ def load_task_base(task: Task) -> LoadedBase:
     return load_base(task.folder, dtype=Recipe.from_dict(task.job.recipe).precision)
 
 
-def encode(task: Task, base: LoadedBase) -> Inputs:
+def encode(task: Task, base: LoadedBase, token_cache: Path | None = None) -> Inputs:
     """Turns the rows of a task into token ids.
+
+    Args:
+        task: With its rows as text.
+        base: Whose tokenizer encodes them.
+        token_cache: Folder in which ids of large tables are kept by content.
 
     Raises:
         EngineError: The recipe, the template or the chat template refuses them.
@@ -146,7 +152,13 @@ def encode(task: Task, base: LoadedBase) -> Inputs:
     return Inputs(
         recipe=recipe,
         rendering=rendering,
-        train=[example for _, example in _encoded(task.train_rows, base, rendering)],
+        train=examples_of(
+            token_cache,
+            base,
+            rendering,
+            task.train_rows,
+            lambda: (example for _, example in _encoded(task.train_rows, base, rendering)),
+        ),
         validation=[example for _, example in chosen],
         validation_rows=[row for row, _ in chosen],
         instructed=_in_context(base, rendering, chosen, "instruction") if rendering.instruction else [],
