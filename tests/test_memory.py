@@ -35,9 +35,28 @@ def test_training_estimate_stays_near_the_measured_peak(geometry, num_parameters
 
 def test_training_estimate_grows_with_everything_that_is_held():
     least = estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload())
-    for larger in (Workload(64), Workload(batch_size=32), Workload(row_tokens=256), Workload(num_slots=8)):
+    for larger in (Workload(64), Workload(row_tokens=256, target_tokens=128), Workload(num_slots=8)):
         assert estimate_training_bytes(SMALL, SMALL_PARAMETERS, larger) > least
+    assert estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload(batch_size=8)) < least
     assert estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload(), dtype="bfloat16") < least
+
+
+def test_rows_that_are_computed_in_parts_take_the_memory_of_one_part():
+    two, many = (
+        estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload(batch_size=size, row_tokens=1024)) for size in (2, 64)
+    )
+    assert many == two
+    one = estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload(batch_size=64, row_tokens=4096))
+    assert one > two
+
+
+def test_a_huge_vocabulary_never_stands_whole():
+    huge = Geometry(12, 3, 64, 576, 5_000_000, 2048, False, 9, 1536)
+    few, many = (
+        estimate_training_bytes(huge, SMALL_PARAMETERS, Workload(batch_size=4, target_tokens=count))
+        for count in (100, 120)
+    )
+    assert few == many
 
 
 def test_quantised_weights_take_fewer_bytes_and_the_tables_of_the_vocabulary_stay_whole():

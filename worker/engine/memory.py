@@ -37,6 +37,13 @@ KEPT_PER_FEED_FORWARD = 4
 LOGIT_COPIES = 3
 """Logits are needed in the model's format, in fp32 for the loss, and as their gradient."""
 
+MOST_TOKENS_AT_ONCE = 2048
+"""What a step needs at most at once, unless one row alone is longer: see `token_budget`, which takes more only where
+there is more."""
+
+MOST_LOGITS_AT_ONCE = 1 << 27
+"""See `cross_entropy.CHUNK_NUMBERS`."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -44,7 +51,7 @@ class Workload:
 
     Attributes:
         num_virtual_tokens: Length P of the prefix in tokens.
-        batch_size: Rows in one forward pass.
+        batch_size: Rows of an update; computed in parts where they have many tokens.
         row_tokens: Tokens of a row, prompt and target.
         target_tokens: Tokens of a row that the loss counts, so that logits are computed for them alone.
         num_slots: Prefixes trained at once.
@@ -78,14 +85,15 @@ def estimate_training_bytes(
     """
     width = BYTES_PER_NUMBER[dtype]
     positions = workload.row_tokens + (workload.num_virtual_tokens if method == "prompt-tuning" else 0)
-    tokens = workload.batch_size * positions
+    rows = min(workload.batch_size, max(MOST_TOKENS_AT_ONCE // positions, 1))
+    tokens = rows * positions
     per_token = KEPT_PER_HIDDEN * geometry.hidden_size + KEPT_PER_FEED_FORWARD * geometry.intermediate_size
     activations = tokens * (geometry.num_layers + geometry.num_encoder_layers) * per_token * width
     keys_and_values = geometry.num_attentions * 2 * geometry.num_kv_heads * geometry.head_dim
     # Each row's keys and values stand behind the prefix's in one tensor of every layer.
-    joined = workload.batch_size * (positions + workload.num_virtual_tokens) * keys_and_values * width
+    joined = rows * (positions + workload.num_virtual_tokens) * keys_and_values * width
     attention = tokens * (positions + workload.num_virtual_tokens) * geometry.num_heads * width
-    logits = workload.batch_size * workload.target_tokens * geometry.vocab_size * 4 * LOGIT_COPIES
+    logits = min(rows * workload.target_tokens * geometry.vocab_size, MOST_LOGITS_AT_ONCE) * 4 * LOGIT_COPIES
     # fp32 master, gradient, two moments of AdamW, and the best prefix so far.
     prefix = 5 * 4 * workload.num_slots * geometry.prefix_parameters(method, workload.num_virtual_tokens)
     weights = _weight_bytes(geometry, num_parameters, width, precision)
