@@ -124,7 +124,7 @@ class XlsxReader:
         with self._told(), zipfile.ZipFile(self.source.path) as archive:
             total = sum(member.file_size for member in archive.infolist())
             for member in archive.infolist():
-                if member.filename.endswith(".xml") and b"<!DOCTYPE" in archive.open(member).read(4096):
+                if member.filename.endswith((".xml", ".rels")) and b"<!DOCTYPE" in archive.open(member).read(4096):
                     raise InvalidInputError(f"{self.source.name} declares a document type, which no workbook needs.")
         if total > allowed:
             raise TooLargeError(
