@@ -190,12 +190,18 @@ def _estimate_bytes(base_model: BaseModel, measured: Geometry, recipe: Recipe, r
         batch_size=_set(recipe.batch_size),
         row_tokens=min(row_tokens, measured.context_length),
         target_tokens=min(row_tokens, measured.context_length) // 2,
+        num_slots=_num_slots(recipe),
     )
     dtype = "bfloat16" if recipe.precision == "bfloat16" else "float32"
     num_parameters = int(base_model.details.get("num_parameters") or 0)
     return estimate_training_bytes(
         measured, num_parameters, workload, dtype=dtype, method=recipe.method, precision=recipe.precision
     )
+
+
+def _num_slots(recipe: Recipe) -> int:
+    """Prefixes that are trained at once: one for each learning rate that is compared."""
+    return max(len(recipe.sweep), 1)
 
 
 def _rendering(body: dict[str, Any], version: DatasetVersion) -> dict[str, Any]:
@@ -224,7 +230,7 @@ def _check_template(base_model: BaseModel, kind: str) -> None:
 
 
 def _check_disk(context: AppContext, planned: Plan) -> None:
-    needed = MIN_FREE_BYTES + CHECKPOINT_COPIES * 4 * planned.num_parameters
+    needed = MIN_FREE_BYTES + CHECKPOINT_COPIES * 4 * planned.num_parameters * _num_slots(planned.recipe)
     free = shutil.disk_usage(context.settings.home).free
     if free < needed:
         raise ConflictError(
