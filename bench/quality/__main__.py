@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from bench.quality.cells import Cell, CellStore, Record, in_order
-from bench.quality.finish import MissingCellError, finish
+from bench.quality.finish import finish
 from bench.quality.parts import DATA_SEED, PartSizes
 from bench.quality.provenance import ROOT, hardware, weights_sha256
 from bench.quality.report import METHODS, TITLES, full_report, headline, lines_of
@@ -45,7 +45,7 @@ def main() -> None:
             report(options, _store(options, _setup(options)).records())
         else:
             run(options)
-    except (TaskDataError, MissingCellError) as error:
+    except TaskDataError as error:
         sys.exit(str(error))
 
 

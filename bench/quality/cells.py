@@ -26,7 +26,7 @@ class Cell:
 
 
 def in_order(tasks: Sequence[str], methods: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """All cells: every task with the first seed, then the next seed; ours first, since peers see as many rows."""
+    """All cells: every task with the first seed, then every task with the next one."""
     return [Cell(task, method, seed) for seed in seeds for task in tasks for method in methods]
 
 
@@ -44,7 +44,7 @@ class CellStore:
         self._settings = dict(settings)
 
     def records(self) -> dict[Cell, Record]:
-        """The finished cells of these settings; a line that was cut off by a crash counts as not there."""
+        """The finished cells of these settings, of two lines the later; one that was cut off counts as not there."""
         found: dict[Cell, Record] = {}
         for line in self._path.read_bytes().splitlines() if self._path.exists() else ():
             try:

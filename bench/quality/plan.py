@@ -1,8 +1,8 @@
-"""The sweep of a peer: as many rates, the same elimination and at least as many examples as ours saw."""
+"""The sweep of a peer: as many rates, the same elimination and as many examples as ours."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from worker.engine.recipe import Recipe
 
@@ -67,18 +67,6 @@ class SweepPlan:
     def num_examples(self) -> int:
         """Rows that all candidates see together."""
         return round(self.rows_per_step * sum((part.end - part.begin) * part.num_alive for part in self.segments()))
-
-    def for_examples(self, num_examples: int) -> "SweepPlan":
-        """The shortest plan of the same proportions whose candidates see at least so many rows together."""
-        plan = self._scaled(max(int(num_examples / (self.rows_per_step * len(self.rates))), 1))
-        while plan.num_examples < num_examples:
-            plan = self._scaled(plan.max_steps + 1)
-        return plan
-
-    def _scaled(self, max_steps: int) -> "SweepPlan":
-        share = max_steps / self.max_steps
-        eval_every, sweep_steps = (max(round(every * share), 1) for every in (self.eval_every, self.sweep_steps))
-        return replace(self, max_steps=max_steps, eval_every=eval_every, sweep_steps=sweep_steps)
 
 
 def spread(low: float, high: float, count: int) -> tuple[float, ...]:

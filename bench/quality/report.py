@@ -17,24 +17,29 @@ ByMethod = dict[str, list[Record]]
 
 
 def by_task(records: Mapping[Cell, Record]) -> dict[str, ByMethod]:
-    """Records of each task and method in the order of their seeds, for seeds that ours has finished too."""
+    """Records of each task and method in the order of their seeds.
+
+    Seeds that some method lacks are left out as soon as one seed of the task is complete.
+    """
     tasks: dict[str, ByMethod] = {}
-    for cell in sorted(records, key=lambda cell: cell.seed):
-        if Cell(cell.task, OURS, cell.seed) in records:
-            tasks.setdefault(cell.task, {}).setdefault(cell.method, []).append(records[cell])
+    for task in dict.fromkeys(cell.task for cell in records):
+        cells = sorted((cell for cell in records if cell.task == task), key=lambda cell: cell.seed)
+        complete = {cell.seed for cell in cells if all(Cell(task, method, cell.seed) in records for method in METHODS)}
+        for cell in cells:
+            if cell.seed in complete or not complete:
+                tasks.setdefault(task, {}).setdefault(cell.method, []).append(records[cell])
     return tasks
 
 
 def judge_task(methods: ByMethod) -> dict[str, Any] | None:
-    """Ours against the best prefix or prompt of PEFT; None while a method lacks a seed that ours has.
+    """Ours against the best prefix or prompt of PEFT; None while no seed is complete.
 
     Returns:
         `best_peer`, `verdict` (`win`, `loss` or `tie`, by test loss), `loss_difference`, `score_difference` (ours less
         the peer's), and `gap_closed`: how much of the way from the best PEFT prefix to LoRA ours has gone, where LoRA
         is better beyond its own interval.
     """
-    peers = (*PREFIX_PEERS, *PROMPT_PEERS, LORA_GOAL)
-    if any(len(methods.get(method, [])) < len(methods[OURS]) for method in peers):
+    if set(methods) != set(METHODS) or len({len(records) for records in methods.values()}) > 1:
         return None
     best_peer = min((*PREFIX_PEERS, *PROMPT_PEERS), key=lambda method: mean_loss(methods[method]))
     difference = loss_difference(methods[OURS], methods[best_peer])
@@ -62,7 +67,17 @@ def headline(records: Mapping[Cell, Record]) -> dict[str, Any]:
 
 def full_report(records: Mapping[Cell, Record]) -> dict[str, Any]:
     """Everything that is kept in git: verdicts and figures of each cell, without its rows."""
-    left_out = {"settings", "row_losses", "row_tokens", "row_scores", "answers", "task", "data_sha256", "dtype"}
+    left_out = {
+        "settings",
+        "row_losses",
+        "row_tokens",
+        "row_scores",
+        "answers",
+        "task",
+        "data_sha256",
+        "dtype",
+        "terms",
+    }
     tasks = {}
     for task, methods in by_task(records).items():
         cells = [record for method in METHODS for record in methods.get(method, [])]

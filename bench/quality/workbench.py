@@ -1,7 +1,7 @@
 """One cell from its rows to its figures: train, measure the frozen test part, answer it."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +58,26 @@ class Workbench:
             self._data[task] = prepare(self.setup.data_folder, TASKS[task], self.base.tokenizer, self.setup.sizes)
         return self._data[task]
 
-    def run(self, cell: Cell, num_examples: int | None) -> dict[str, Any]:
-        """Trains one cell and measures it on the test part.
+    def terms(self, cell: Cell) -> dict[str, Any]:
+        """What a cell is trained under; a finished cell counts only under the same terms.
 
-        Args:
-            cell: What to train.
-            num_examples: Rows that ours saw on the same task with the same seed; a peer sees at least as many.
+        For ours the whole recipe, for a peer what it shares with ours: so a better rate for ours trains no peer anew.
+        """
+        data = self.data(cell.task)
+        if cell.method in OUR_METHODS:
+            return self._recipe(data, OUR_METHODS[cell.method].recipe(cell.seed)).to_dict()
+        recipe, plan = self._terms_of_peers(cell, data)
+        return {"num_virtual_tokens": recipe.num_virtual_tokens, **asdict(plan), "rates": list(plan.rates)}
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Trains one cell and measures it on the test part.
 
         Returns:
             Figures that JSON can hold.
         """
         data = self.data(cell.task)
-        began = time.monotonic()
-        trained = self._train(cell, data, num_examples)
-        train_s = time.monotonic() - began
+        began, began_cpu = time.monotonic(), time.process_time()
+        trained = self._train(cell, data)
         losses = row_losses(trained.base, trained.bank, data.test)
         figures = {
             "num_examples": trained.num_examples,
@@ -82,26 +88,28 @@ class Workbench:
             "validation_loss": trained.validation_loss,
             "row_losses": [round(loss, 5) for loss in losses],
             "row_tokens": [len(row.target_ids) for row in data.test],
-            "train_s": round(train_s, 1),
             "data_sha256": data.sha256,
             "dtype": str(self.base.dtype).removeprefix("torch."),
             **_answered(trained, data),
         }
-        return {**figures, "seconds": round(time.monotonic() - began, 1)}
+        seconds = {"seconds": time.monotonic() - began, "processor_s": time.process_time() - began_cpu}
+        return {**figures, **{name: round(value, 1) for name, value in seconds.items()}}
 
-    def _train(self, cell: Cell, data: TaskData, num_examples: int | None) -> Trained:
+    def _train(self, cell: Cell, data: TaskData) -> Trained:
         if cell.method in OUR_METHODS:
             return train_ours(self.base, data, self._recipe(data, OUR_METHODS[cell.method].recipe(cell.seed)))
-        recipe = self._recipe(data, Recipe(seed=cell.seed))
-        peer = PEERS[cell.method]
-        rates = spread(peer.low, peer.high, max(len(recipe.sweep), 1))
-        plan = SweepPlan.like(recipe, rates, len(data.train))
+        recipe, plan = self._terms_of_peers(cell, data)
         length = recipe.num_virtual_tokens or 0
         # Twice the tokens, because the text may take fewer when it is tokenised in one piece; PEFT cuts it to P.
         text = self.base.tokenizer.decode(initial_text(self.base, data, cell.seed, 2 * length))
         start = Start(self.setup.base_folder, self.base, length, text)
-        plan = plan.for_examples(num_examples or plan.num_examples)
-        return train_peer(peer, start, data.train, data.validation, plan, cell.seed)
+        return train_peer(PEERS[cell.method], start, data.train, data.validation, plan, cell.seed)
+
+    def _terms_of_peers(self, cell: Cell, data: TaskData) -> tuple[Recipe, SweepPlan]:
+        """Our recipe, and its plan with as many rates of the peer's own range."""
+        recipe, peer = self._recipe(data, Recipe(seed=cell.seed)), PEERS[cell.method]
+        rates = spread(peer.low, peer.high, max(len(recipe.sweep), 1))
+        return recipe, SweepPlan.like(recipe, rates, len(data.train))
 
     def _recipe(self, data: TaskData, asked: Recipe) -> Recipe:
         if self.setup.max_steps is not None:
