@@ -36,7 +36,7 @@ def read_rows(store: ArtifactStore, version: DatasetVersion, part: Part, start: 
     if part not in version.blobs or stop <= start:
         return []
     with store.open(version.blobs[part]) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, pre_buffer=False)
         groups, first = _groups_holding(parquet.metadata, start, stop)
         table = parquet.read_row_groups(groups)
     return _rows(table.slice(start - first, stop - start))
@@ -116,7 +116,7 @@ def _blank_answers(store: ArtifactStore, version: DatasetVersion, part: Part) ->
     """Whether the answer of each stored row is empty; only that one column is read, a batch at a time."""
     target = version.mapping.get("target")
     with store.open(version.blobs[part]) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, pre_buffer=False)
         if target not in parquet.schema_arrow.names:
             return np.zeros(parquet.metadata.num_rows, dtype=bool)
         blank = [np.zeros(0, dtype=bool)]

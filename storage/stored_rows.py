@@ -74,7 +74,7 @@ class StoredRows(Sequence[Row]):
         return group, index - (int(self._ends[group - 1]) if group else 0)
 
     def _read_group(self, group: int) -> pa.Table:
-        with pq.ParquetFile(self._path, memory_map=True) as file:
+        with pq.ParquetFile(self._path, pre_buffer=False) as file:
             return file.read_row_group(group, use_threads=False)
 
 

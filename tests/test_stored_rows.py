@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.stored_rows import StoredRows
+from storage.tables.view import iterate_columns
 
 
 @pytest.fixture
@@ -45,3 +46,18 @@ def test_a_sample_is_that_of_a_list(path: Path) -> None:
 
 def test_a_row_knows_its_number_in_the_file(path: Path) -> None:
     assert StoredRows(path, [4, 44]).number(1) == 45
+
+
+def test_a_walk_through_a_table_keeps_none_of_it(tmp_path: Path) -> None:
+    """Arrow reads ahead by default, and then holds all that it has read."""
+    path = tmp_path / "large.parquet"
+    cells = pa.array([f"{index} {'x' * 1000}" for index in range(10_000)])
+    with pq.ParquetWriter(path, pa.schema([("text", pa.string())]), compression="none", use_dictionary=False) as file:
+        for _ in range(30):
+            file.write_table(pa.table({"text": cells}))
+    before = pa.total_allocated_bytes()
+    most = 0
+    for number, _ in enumerate(iterate_columns(path, ["text"])):
+        if number % 20 == 0:
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 60_000_000 < path.stat().st_size

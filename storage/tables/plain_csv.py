@@ -18,7 +18,7 @@ import pyarrow.csv
 from storage.tables.sources import SourceFile
 from storage.tables.text_columns import offsets_of
 
-BLOCK_BYTES = 1 << 22
+BLOCK_BYTES = 1 << 20
 QUOTE, LF, CR = b'"'[0], b"\n"[0], b"\r"[0]
 BOM = b"\xef\xbb\xbf"
 LONGEST_SHARE = 4

@@ -22,14 +22,14 @@ def iterate_batches(store: ArtifactStore, blob: str, columns: Sequence[str]) -> 
         columns: The columns to read.
     """
     with store.open(blob) as file:
-        for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(columns)):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(BATCH_ROWS, columns=list(columns)):
             yield [batch.column(name).to_pylist() for name in columns]
 
 
 def first_rows(store: ArtifactStore, blob: str, count: int) -> list[Row]:
     """The first rows of a table."""
     with store.open(blob) as file:
-        for batch in pq.ParquetFile(file).iter_batches(count):
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(count):
             return _records(batch.slice(0, count))
     return []
 
@@ -37,7 +37,7 @@ def first_rows(store: ArtifactStore, blob: str, count: int) -> list[Row]:
 def sample_rows(store: ArtifactStore, blob: str, count: int) -> list[Row]:
     """Rows from several places of a table, since many are sorted by class."""
     with store.open(blob) as file:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, pre_buffer=False)
         groups = parquet.num_row_groups
         chosen = sorted({groups * index // SAMPLE_GROUPS for index in range(SAMPLE_GROUPS)} & set(range(groups)))
         rows: list[Row] = []

@@ -55,7 +55,8 @@ class View:
 
 def iterate_columns(path: Path, columns: Sequence[str]) -> Iterator[list[Cells]]:
     """The cells of each column, a batch of rows at a time, in the order of the file."""
-    with pq.ParquetFile(path) as parquet:
+    # Reading ahead would keep the whole file in memory by and by.
+    with pq.ParquetFile(path, pre_buffer=False) as parquet:
         for batch in parquet.iter_batches(BATCH_ROWS, columns=list(columns), use_threads=False):
             yield [["" if cell is None else cell for cell in batch.column(name).to_pylist()] for name in columns]
 
