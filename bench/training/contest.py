@@ -130,7 +130,9 @@ def race(shape: str, layers: int, tasks: Sequence[str], entrants: Sequence[Entra
                 # Whoever begins has the warmer or the colder machine: they take turns at it.
                 for one in contestants if pair % 2 == 0 else reversed(contestants):
                     answer = one.train(task, seed=pair, steps=steps, batch_size=size.batch_size)
-                    speeds.runs[one.entrant].append(answer["tokens"] / answer["seconds"])
+                    speed = answer["tokens"] / answer["seconds"]
+                    speeds.runs[one.entrant].append(speed)
+                    print(f"{task}, pair {pair + 1}: {one.entrant.title} {speed:,.0f} tokens/s", file=sys.stderr)
             results[task] = speeds
     finally:
         for one in contestants:
