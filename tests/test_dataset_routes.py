@@ -188,3 +188,13 @@ def test_an_unknown_fault_is_calm_outside_and_traced_in_the_log(
     assert fault in record.getMessage()
     assert record.exc_info is not None
     assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_a_dataset_of_the_hub_is_refused_offline_with_the_way_out(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    answer = client.post("/api/v1/datasets/hub", json={"id": "someone/reviews"})
+    assert answer.status_code == 503
+    assert "upload the table as a file" in answer.json()["error"]["message"]
+    assert client.post("/api/v1/datasets/hub", json={"id": "../x"}).status_code == 422

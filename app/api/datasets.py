@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.attachment import attachment
 from app.context import AppContext
-from app.services import dataset_files, dataset_repairs, datasets, lengths
+from app.services import dataset_files, dataset_repairs, datasets, lengths, reading
 from storage.disk import refusing_full_disk
 from storage.errors import InvalidInputError, TooLargeError
 
@@ -29,6 +29,15 @@ def _context(request: Request) -> AppContext:
 
 
 Context = Annotated[AppContext, Depends(_context)]
+
+
+class HubDataset(BaseModel):
+    """A dataset of the Hugging Face Hub."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(description="Owner and name, as on the hub.", max_length=200)
+    subset: str | None = Field(None, description="One of its subsets, where it has several.", max_length=200)
 
 
 class DatasetChange(BaseModel):
@@ -69,16 +78,27 @@ def upload(
     context: Context,
     file: Annotated[
         list[UploadFile],
-        File(description="CSV, TSV, JSON, JSONL or Parquet; several files are train, validation and test by name."),
+        File(
+            description="CSV, TSV, JSON, JSONL, Parquet or XLSX, packed or not; several files are train, validation "
+            "and test by name."
+        ),
     ],
     mapping: Annotated[str | None, Form(description="JSON: fields of the mapping that need no guess.")] = None,
-    options: Annotated[str | None, Form(description="JSON: encoding, delimiter or header, if guessed wrong.")] = None,
+    options: Annotated[
+        str | None, Form(description="JSON: encoding, delimiter, header, sheet or format, if guessed wrong.")
+    ] = None,
     name: Annotated[str | None, Form(description="Name of the dataset; that of the file by default.")] = None,
 ) -> dict[str, Any]:
     """Reads it, guesses the prompt and the answer, and says what is odd about its rows."""
     known, reading = _json_object("mapping", mapping), _json_object("options", options)
     with _kept_privately(context, file) as files:
         return datasets.upload(context, files, known, name=name, options=reading)
+
+
+@router.post("/hub", status_code=201, summary="Fetch a dataset of the Hugging Face Hub")
+def fetch(context: Context, wanted: HubDataset) -> dict[str, Any]:
+    """Its Parquet files at the newest commit, read like an upload; answers once all of it is here."""
+    return reading.add_hub_dataset(context, wanted.id, subset=wanted.subset)
 
 
 @router.get("", summary="Every dataset, the newest first")
