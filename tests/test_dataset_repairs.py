@@ -122,6 +122,29 @@ def test_a_file_is_read_anew_with_other_options(context: AppContext, tmp_path: P
     assert third["content_hash"] == first["content_hash"]
 
 
+def test_ragged_rows_are_left_out_where_that_is_asked_for(context: AppContext, tmp_path: Path) -> None:
+    path = tmp_path / "ragged.csv"
+    lines = [f"text {index},{'a' if index % 2 else 'b'}" for index in range(30)]
+    lines[4] += ",surplus"
+    lines[9] = "lonely"
+    path.write_text("\n".join(["text,label", *lines]))
+    with pytest.raises(InvalidInputError, match=r"Row 5 .* has 3 fields; expected 2.* Or have such rows left out"):
+        datasets.upload(context, [("ragged.csv", path)], None)
+    dataset = datasets.upload(context, [("ragged.csv", path)], None, options={"leave_out_ragged": True})
+    assert dataset["num_rows"] == 28
+    (found,) = dataset["findings"]
+    assert (found["code"], found["count"], found["rows"]) == ("ragged_rows", 2, [5, 10])
+    kept = datasets.change(context, dataset["id"], {"repairs": [{"kind": "drop_rows", "rows": {"train": [1]}}]})
+    assert [each["code"] for each in kept["findings"]] == ["ragged_rows"]
+
+
+def test_a_wrong_separator_is_no_table_of_ragged_rows(context: AppContext, tmp_path: Path) -> None:
+    path = tmp_path / "notes.csv"
+    path.write_text("a,b\n" + "".join(f"one{',x' * (index % 7 + 2)}\n" for index in range(200)))
+    with pytest.raises(InvalidInputError, match="expected 2"):
+        datasets.upload(context, [("notes.csv", path)], None, options={"leave_out_ragged": True, "delimiter": ","})
+
+
 def test_an_upload_is_forgotten_after_an_hour(context: AppContext, tmp_path: Path) -> None:
     first = uploaded(context, tmp_path)
     os.utime(datasets.uploads_folder(context) / f"raw-{first['id']}", (0, 0))

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.context import AppContext
 from app.services.mapping import mapping_findings
-from storage.doctor.finding import Finding, Repair, ranked
+from storage.doctor.finding import Finding, Repair, counted, finding, ranked
 from storage.doctor.order import Order
 from storage.doctor.run import look
 from storage.errors import InvalidInputError
@@ -41,6 +41,7 @@ def examined(
     columns: Sequence[str],
     mapping: Mapping[str, Any],
     *,
+    detected: Mapping[str, Any] | None = None,
     max_rows: int | None = None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Findings about a mapping and the rows that it reads, those that block first, and the report.
@@ -50,9 +51,10 @@ def examined(
         blobs: SHA-256 of the Parquet file of each part.
         columns: All columns.
         mapping: The whole mapping.
+        detected: How the file was read, which may have left rows out.
         max_rows: Rows of each part to look at; None looks at all.
     """
-    found = mapping_findings(mapping, columns)
+    found = mapping_findings(mapping, columns) + reading_findings(detected or {})
     if any(one["severity"] == "blocks" for one in found):
         return found, {}
     order = Order(
@@ -63,6 +65,20 @@ def examined(
     )
     seen = look(order, work_folder(context))
     return ranked(found + seen["findings"]), seen["report"]
+
+
+def reading_findings(detected: Mapping[str, Any]) -> list[Finding]:
+    """Rows that were left out while the files were read, because their fields fit no column."""
+    found = []
+    for file in detected.get("files") or [detected]:
+        if told := file.get("ragged_rows"):
+            message = (
+                f"{counted(told['count'], 'row', 'rows')} of {file.get('name', 'the file')} with too many or too few "
+                f"fields {'was' if told['count'] == 1 else 'were'} left out; the numbers are those of the file."
+            )
+            one = finding("ragged_rows", "warns", message, told["count"], told["rows"])
+            found.append({**one, "part": file.get("part", "train"), "cases": []})
+    return found
 
 
 def guessed(context: AppContext, blob: str, columns: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from app.context import AppContext
-from app.services.dataset_order import examined, guessed, repaired_mapping, view_of_mapping, work_folder
+from app.services.dataset_order import (
+    examined,
+    guessed,
+    reading_findings,
+    repaired_mapping,
+    view_of_mapping,
+    work_folder,
+)
 from app.services.mapping import complete_mapping, mapping_findings
 from storage import datasets as stored
 from storage.doctor.finding import ranked
@@ -70,7 +77,8 @@ def repair(
         return
     treated = mend(order, context.store, work_folder(context), version.detected)
     after = _with_instruction(context, version, after, treated.table.blobs["train"], treated.table.columns)
-    found = ranked(mapping_findings(after, treated.table.columns) + treated.findings)
+    known = mapping_findings(after, treated.table.columns) + reading_findings(version.detected)
+    found = ranked(known + treated.findings)
     done = [step["done"] for step in treated.difference["steps"]]
     with context.database.write() as session:
         _, latest = stored.get_dataset(session, dataset_id)
@@ -96,7 +104,7 @@ def _ordered(
     whole = complete_mapping(mapping or {}, version.mapping)
     found = version.findings
     if whole != version.mapping or not all("repairs" in one for one in found):
-        found, _ = examined(context, version.blobs, version.columns, whole)
+        found, _ = examined(context, version.blobs, version.columns, whole, detected=version.detected)
     if any(one["code"] in ("unknown_target", "invalid_template") for one in found):
         raise InvalidInputError("The rows cannot be repaired before prompt and answer are chosen. Choose them first.")
     repairs = read_repairs(wishes, found, version.columns)
@@ -119,7 +127,7 @@ def _paths(context: AppContext, version: DatasetVersion) -> dict[Any, Path]:
 def _keep_mapping(
     context: AppContext, dataset_id: str, version: DatasetVersion, after: dict[str, Any], order: Order
 ) -> None:
-    found, report = examined(context, version.blobs, version.columns, after)
+    found, report = examined(context, version.blobs, version.columns, after, detected=version.detected)
     named = ", ".join(repr(name) for each in order.repairs for name in each.get("columns", []))
     origin = {"kind": "repair", "of": version.number, "done": [f"Took {named} out of the prompt."]}
     with context.database.write() as session:

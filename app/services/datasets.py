@@ -51,7 +51,7 @@ def upload(
     """
     table = _parsed(context, files, options, mapping or {})
     whole = complete_mapping(mapping or {}, guessed(context, table.blobs["train"], table.columns))
-    found, report = examined(context, table.blobs, table.columns, whole)
+    found, report = examined(context, table.blobs, table.columns, whole, detected=table.detected)
     with context.database.write() as session:
         dataset, version = stored.create_dataset(session, name or _name_of(files), table, whole, found, report)
     dataset_files.keep_upload(context, dataset.id, files, options)
@@ -143,7 +143,9 @@ def render_samples(context: AppContext, dataset_id: str, mapping: Mapping[str, A
     whole = complete_mapping(mapping, version.mapping)
     found, report = version.findings, version.report
     if not report or any(whole[name] != version.mapping.get(name) for name in OF_ROWS):
-        found, report = examined(context, version.blobs, version.columns, whole, max_rows=LIVE_ROWS)
+        found, report = examined(
+            context, version.blobs, version.columns, whole, detected=version.detected, max_rows=LIVE_ROWS
+        )
     rows = read_rows(context.store, version, "train", 0, NUM_SAMPLES)
     return {
         "samples": rendered(rows, whole, version.columns),
@@ -206,7 +208,7 @@ def _read_anew(context: AppContext, dataset_id: str, options: Any) -> None:
     mapping = dict(version.mapping)
     if table.columns != version.columns:
         mapping = guessed(context, table.blobs["train"], table.columns)
-    found, report = examined(context, table.blobs, table.columns, mapping)
+    found, report = examined(context, table.blobs, table.columns, mapping, detected=table.detected)
     told = ", ".join(f"{name} {value!r}" for name, value in whole.items()) or "nothing told"
     origin = {"kind": "reading", "of": version.number, "done": [f"Read the file anew with {told}."], "options": whole}
     with context.database.write() as session:
@@ -230,7 +232,7 @@ def _change_mapping(context: AppContext, dataset_id: str, changes: Any) -> None:
     _refuse_blocked(mapping_findings(mapping, version.columns))
     if mapping == version.mapping:
         return
-    found, report = examined(context, version.blobs, version.columns, mapping)
+    found, report = examined(context, version.blobs, version.columns, mapping, detected=version.detected)
     names = [name for name in mapping if mapping[name] != version.mapping.get(name)]
     origin = {"kind": "mapping", "of": version.number, "done": [f"Changed {', '.join(names)}."]}
     with context.database.write() as session:

@@ -8,6 +8,7 @@ import gradio as gr
 AUTOMATIC = ("Found automatically", "")
 SEPARATORS = [("Comma", ","), ("Tab", "\t"), ("Semicolon", ";"), ("Bar", "|"), ("Space", " "), ("Colon", ":")]
 ENCODINGS = ["utf-8", "utf-16", "cp1252", "latin-1", "mac_roman", "cp1250", "cp1251", "shift_jis", "gb18030"]
+RAGGED = [("Refuse the file, and name the first", ""), ("Leave them out, and count them", "leave out")]
 HEADERS = [("Yes", "yes"), ("No", "no")]
 
 Updates = tuple[Any, ...]
@@ -33,6 +34,9 @@ class ReadingPanel:
                 [AUTOMATIC, *HEADERS], value="", label="The first row names the columns", min_width=170,
                 elem_id="train-header",
             )  # fmt: skip
+            self.ragged = gr.Dropdown(
+                RAGGED, value="", label="Rows with too many or too few fields", min_width=170, elem_id="train-ragged"
+            )
             self.sheet = gr.Dropdown(
                 [AUTOMATIC], value="", label="Sheet", visible=False, min_width=170, elem_id="train-sheet"
             )
@@ -40,7 +44,7 @@ class ReadingPanel:
     @property
     def fields(self) -> list[Any]:
         """What the user says, in the order that `read_options` takes."""
-        return [self.encoding, self.delimiter, self.header, self.sheet]
+        return [self.encoding, self.delimiter, self.header, self.sheet, self.ragged]
 
     def show(self, detected: Mapping[str, Any], told: Mapping[str, Any]) -> Updates:
         """Fields for a file that was read: what was found stands beside "automatically", what was told is chosen.
@@ -68,15 +72,20 @@ class ReadingPanel:
                 visible=found_header is not None,
             ),
             _field("sheet", detected, told, sheets, str(detected.get("sheet", "")), len(sheets) > 1),
+            gr.Dropdown(value="leave out" if told.get("leave_out_ragged") else "", visible=bool(delimiter)),
         )
 
 
-def read_options(encoding: str | None, delimiter: str | None, header: str | None, sheet: str | None) -> dict[str, Any]:
+def read_options(
+    encoding: str | None, delimiter: str | None, header: str | None, sheet: str | None, ragged: str | None = None
+) -> dict[str, Any]:
     """The fields of the panel as the services know them; what is left to be found is missing."""
     told = {"encoding": encoding, "delimiter": delimiter, "sheet": sheet}
     options: dict[str, Any] = {name: value for name, value in told.items() if value}
     if header:
         options["header"] = header == "yes"
+    if ragged:
+        options["leave_out_ragged"] = True
     return options
 
 

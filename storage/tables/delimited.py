@@ -26,6 +26,10 @@ from storage.tables.plain_csv import NotPlainError, plain_batches
 from storage.tables.readers import Cells, check_columns
 from storage.tables.sources import SourceFile
 
+MAX_ROWS_NAMED = 10
+SPARE_RAGGED_ROWS = 20
+"""Where more than half of the rows are ragged, the separator is wrong; the first rows may be so by chance."""
+
 SEPARATOR_NAMES = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar", " ": "space", ":": "colon"}
 
 
@@ -46,6 +50,7 @@ class DelimitedReader:
         self.source = source
         self.is_quick = is_quick
         self._encoding = encoding
+        self._leaves_out_ragged = bool(options.leave_out_ragged)
         csv.field_size_limit(source.limits.max_row_characters)
         sample = sample_of(source.lines(encoding))
         self._delimiter = options.delimiter or guess_delimiter(sample)
@@ -74,7 +79,7 @@ class DelimitedReader:
         return names
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
-        """Its rows; one with too many or too few fields is refused, so that no cell stands under a wrong name."""
+        """Its rows; one with too many or too few fields is refused or left out: no cell stands under a wrong name."""
         if self.is_quick:
             raise NotPlainError("rows are asked for one by one")
         own = self.columns()
@@ -82,6 +87,8 @@ class DelimitedReader:
         in_order = order == list(range(len(own)))
         for cells in self._data(self._quoting):
             yield cells if in_order else [cells[index] for index in order]
+        if self._ragged_rows:
+            self.detected["ragged_rows"] = {"count": len(self._ragged_rows), "rows": self._ragged_rows[:MAX_ROWS_NAMED]}
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The same rows as columns of text, in the order of the file, where Arrow reads them alike.
@@ -126,6 +133,7 @@ class DelimitedReader:
         reader = csv.reader(self.source.lines(self._encoding), delimiter=self._delimiter, **quoting.options)
         row = -1 if self._has_header else 0
         self._blank_lines = 0
+        self._ragged_rows: list[int] = []
         while True:
             line = reader.line_num + 1
             try:
@@ -142,6 +150,9 @@ class DelimitedReader:
             if len(cells) != width and row > 0:
                 # Spreadsheets end rows with empty fields beyond the table; they shift nothing.
                 if len(cells) < width or any(cells[width:]):
+                    self._ragged_rows.append(row)
+                    if self._leaves_out_ragged and 2 * len(self._ragged_rows) <= row + SPARE_RAGGED_ROWS:
+                        continue
                     raise self._ragged(len(cells), width, row, line)
                 del cells[width:]
             if row > 0:
@@ -167,7 +178,7 @@ class DelimitedReader:
         )
         return InvalidInputError(
             f"Row {row} of {self.source.name} (line {line}) has {_fields(found)}; expected {expected}, as in the first "
-            f"line. {remedy}",
+            f"line. {remedy} Or have such rows left out.",
             row=row,
         )
 

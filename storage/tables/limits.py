@@ -56,6 +56,7 @@ class ReadOptions:
         header: Whether the first line names the columns.
         sheet: Name of a workbook's sheet.
         format: `csv`, `tsv`, `json` or `jsonl`, for a text that could be read as either.
+        leave_out_ragged: Whether rows with too many or too few fields are left out and counted, rather than refused.
 
     Raises:
         InvalidInputError: A value cannot be used.
@@ -66,6 +67,7 @@ class ReadOptions:
     header: bool | None = None
     sheet: str | None = None
     format: str | None = None
+    leave_out_ragged: bool | None = None
 
     def __post_init__(self) -> None:
         if self.encoding is not None and not _is_text_encoding(self.encoding):
@@ -78,6 +80,8 @@ class ReadOptions:
             )
         if self.header is not None and not isinstance(self.header, bool):
             raise InvalidInputError(f"header is {self.header!r}; expected true or false.")
+        if self.leave_out_ragged is not None and not isinstance(self.leave_out_ragged, bool):
+            raise InvalidInputError(f"leave_out_ragged is {self.leave_out_ragged!r}; expected true or false.")
         if self.sheet is not None and not isinstance(self.sheet, str):
             raise InvalidInputError(f"sheet is {self.sheet!r}; expected the name of a sheet.")
         if self.format is not None and self.format not in TEXT_FORMATS:
