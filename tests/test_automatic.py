@@ -32,6 +32,7 @@ def test_chosen_fields_stay() -> None:
         num_virtual_tokens=7,
         reparameterisation="mlp",
         learning_rate=0.5,
+        key_rate_factor=0.0,
         sweep_steps=4,
         max_steps=33,
         batch_size=3,
@@ -42,11 +43,16 @@ def test_chosen_fields_stay() -> None:
 
 def test_rates_are_compared_unless_one_is_chosen() -> None:
     automatic = resolved()
-    assert automatic.learning_rate == 0.05
-    assert automatic.sweep == (0.02, 0.05, 0.12)
+    assert automatic.learning_rate == 0.08
+    assert automatic.sweep == (0.03, 0.06, 0.12, 0.24)
     assert automatic.sweep_steps == 0.3 * automatic.max_steps
     assert resolved(Recipe(learning_rate=0.01)).sweep == ()
     assert resolved(Recipe(sweep=(0.1, 0.2))).sweep == (0.1, 0.2)
+
+
+def test_keys_move_slower_than_values_under_muon() -> None:
+    assert resolved().key_rate_factor == 0.3
+    assert resolved(Recipe(reparameterisation="direct")).key_rate_factor == 1.0
 
 
 def test_filling_in_twice_changes_nothing() -> None:
@@ -62,13 +68,13 @@ def test_rate_of_adamw_falls_with_the_size_of_the_base(num_parameters: int, rate
     assert direct.learning_rate == pytest.approx(rate)
 
 
-@pytest.mark.parametrize(("num_parameters", "rate"), [(10**6, 0.05), (10**8, 0.032), (7 * 10**9, 0.02)])
+@pytest.mark.parametrize(("num_parameters", "rate"), [(10**6, 0.08), (10**8, 0.049), (7 * 10**9, 0.03)])
 def test_rate_of_muon_falls_less(num_parameters: int, rate: float) -> None:
     assert resolved(num_base_parameters=num_parameters).learning_rate == pytest.approx(rate)
 
 
 def test_input_vectors_take_larger_steps_than_keys_and_values() -> None:
-    assert resolved(Recipe(method="prompt-tuning")).sweep == (0.08, 0.2, 0.48)
+    assert resolved(Recipe(method="prompt-tuning")).sweep == (0.075, 0.15, 0.3, 0.6)
     direct = Recipe(method="prompt-tuning", reparameterisation="direct")
     assert resolved(direct).learning_rate == resolved(Recipe(reparameterisation="direct")).learning_rate
 

@@ -11,23 +11,27 @@ DEFAULT_REPARAMETERISATION: Reparameterisation = "muon"
 
 RateBySize = tuple[tuple[float, float], ...]
 
-MUON_RATES: RateBySize = ((1e7, 0.05), (1e9, 0.02))
+MUON_RATES: RateBySize = ((1e7, 0.08), (1e9, 0.03))
 """Parameters of the base to the middle of the rates that are compared, interpolated on logarithms: shares of the spread
 of real keys and values. Measured at 5 million; a larger base needs smaller changes, as the rates for AdamW show."""
 
-PROMPT_FACTOR = 4.0
+PROMPT_FACTOR = 2.5
 """Muon's rate for prompt tuning as a multiple of a prefix's: input vectors bear larger steps (at 5 million)."""
 
 ADAMW_RATES: RateBySize = ((3e6, 0.1), (3e7, 0.03), (1e8, 0.01), (1e9, 0.005))
 """The same for AdamW. At 3 million it was chosen among rates that were tried there; from 100 million up it is what
 others report (PEFT's benchmark takes 5e-3 at 3.2 billion)."""
 
-SWEEP_FACTORS = (0.4, 1.0, 2.4)
+KEY_RATE_FACTOR: dict[Reparameterisation, float] = {"muon": 0.3, "direct": 1.0, "mlp": 1.0}
+"""Rate of the keys as a multiple of the values': keys decide who looks where, and fast ones make high rates collapse.
+Measured with Muon; the network of the MLP has no keys apart."""
+
+SWEEP_FACTORS = (0.375, 0.75, 1.5, 3.0)
 """Rates that are compared in one pass, as multiples of the middle one."""
 
 RUNG = 0.3
 """Share of the steps after which the worse half of the rates is dropped, and after as many again the next. Sooner, high
-rates look better than they end: at a fifth of the steps the rate that won on support messages was the last of three."""
+rates look better than they end: at a fifth of the steps the rate that won on support messages was still the last."""
 
 MIN_VIRTUAL_TOKENS, MAX_VIRTUAL_TOKENS = 16, 64
 MIN_STEPS, MAX_STEPS = 200, 400
@@ -69,6 +73,7 @@ def resolve(
         num_virtual_tokens=recipe.num_virtual_tokens or _virtual_tokens(instruction_tokens, geometry),
         reparameterisation=kind,
         learning_rate=recipe.learning_rate or _rounded(middle),
+        key_rate_factor=KEY_RATE_FACTOR[kind] if recipe.key_rate_factor is None else recipe.key_rate_factor,
         sweep=recipe.sweep or rates,
         sweep_steps=recipe.sweep_steps or max(round(RUNG * max_steps), 1),
         max_steps=max_steps,

@@ -64,7 +64,7 @@ class Recipe:
     init: Initialisation = "text"
     reparameterisation: Reparameterisation | None = None
     learning_rate: float | None = None
-    key_rate_factor: float = 1.0
+    key_rate_factor: float | None = None
     sweep: tuple[float, ...] = ()
     sweep_steps: int | None = None
     max_steps: int | None = None

@@ -22,4 +22,4 @@ def parameterise(base: LoadedBase, recipe: Recipe, init_ids: Sequence[int]) -> P
     if recipe.reparameterisation == "mlp":
         return MLP(numbers, recipe.seed)
     kind = Matrices if recipe.reparameterisation == "muon" else Direct
-    return kind(recipe.method, numbers, recipe.key_rate_factor)
+    return kind(recipe.method, numbers, 1.0 if recipe.key_rate_factor is None else recipe.key_rate_factor)
