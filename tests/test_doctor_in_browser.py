@@ -167,6 +167,22 @@ def test_a_reading_is_corrected_in_the_page(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#train-notice")).to_contain_text("19 rows")
 
 
+def test_rows_that_fit_no_column_are_left_out_on_request(page: Page, studio: Studio, tmp_path: Path) -> None:
+    rows = [[f"message {index}", KINDS[index % 3]] for index in range(20)]
+    rows[6].append("surplus")
+    path = table(tmp_path, "ragged.csv", rows)
+    before = studio.api("GET", "/datasets")
+    page.set_input_files("#train-file input[type=file]", str(path))
+    expect(page.locator("#train-notice")).to_contain_text("Row 7 of ragged.csv (line 8) has 3 fields; expected 2")
+    expect(page.locator("#train-continue-data")).to_be_disabled()
+    assert studio.api("GET", "/datasets") == before
+    page.locator("#train-ragged input").click()
+    page.get_by_role("option", name="Leave them out, and count them").click()
+    page.set_input_files("#train-file input[type=file]", str(path))
+    expect(page.locator("#train-notice")).to_contain_text("19 rows")
+    expect(finding(page, "ragged_rows")).to_contain_text("It is row 7.")
+
+
 def test_a_large_file_shows_its_first_rows_while_it_is_read(page: Page, tmp_path: Path) -> None:
     rows = [[f"message number {index} " + "and more words " * 12, KINDS[index % 3]] for index in range(20_000)]
     page.set_input_files("#train-file input[type=file]", str(table(tmp_path, "large.csv", rows)))
