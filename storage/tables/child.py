@@ -224,3 +224,5 @@ def main(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    # Taking everything down in order takes a fifth of a second, for which somebody would wait.
+    os._exit(0)

@@ -125,7 +125,7 @@ class PartWriter:
             for batch in () if first is None else chain([first], found):
                 columns = [batch.column(place) for place in order]
                 self._account(columns)
-                file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema), row_group_size=GROUP_ROWS)
+                file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
                 self.num_rows += batch.num_rows
         self._refuse_empty()
 
@@ -139,7 +139,6 @@ class PartWriter:
                 self._schema,
                 compression=compression,
                 use_dictionary=list(repeating) if isinstance(repeating, Sequence) else repeating,
-                write_page_checksum=True,
                 write_statistics=False,
             ) as writer:
                 yield writer
