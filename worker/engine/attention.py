@@ -58,17 +58,17 @@ class ActivePrefixes:
         """Keys and values `[B, H_kv, P, D]` of a layer in the number format of `like`."""
         kept = self._rows.get(layer_idx)
         if kept is None:
-            kept = self._gather(self._layers[layer_idx]).to(like.dtype)
+            kept = self._gather(self._layers[layer_idx], like.dtype)
             if not kept.requires_grad:
                 self._rows[layer_idx] = kept
         return cast(tuple[Tensor, Tensor], kept.unbind(1))
 
-    def _gather(self, layer: Tensor) -> Tensor:
+    def _gather(self, layer: Tensor, dtype: torch.dtype) -> Tensor:
         first = self.slots[0]
         if all(slot == first for slot in self.slots):
-            return layer[max(first, 0)].expand(len(self.slots), *layer.shape[1:])
+            return layer[max(first, 0)].to(dtype).expand(len(self.slots), *layer.shape[1:])
         # A row without a prefix borrows slot 0, of which its mask shows nothing.
-        return layer[torch.tensor(self.slots, device=layer.device).clamp(min=0)]
+        return layer[torch.tensor(self.slots, device=layer.device).clamp(min=0)].to(dtype)
 
 
 @dataclass
