@@ -17,7 +17,7 @@ class StoredTable:
         columns: Names of the columns, in the order of the file.
         num_rows: Rows of each part.
         size_bytes: Bytes of the Parquet files together.
-        content_hash: SHA-256 over what the table says: its columns and its rows, whatever file they came in.
+        content_hash: Hash of what the table says: its columns and its rows, whatever file they came in.
         detected: How the file was read (format, encoding, separator), for the page to show.
     """
 

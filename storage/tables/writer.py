@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from storage.errors import InvalidInputError, TooLargeError
 from storage.tables.limits import Limits
@@ -72,13 +73,16 @@ class PartWriter:
         self._limits = limits
         self._left_bytes = limits.max_unpacked_bytes
         self._group: list[list[str]] = []
-        self._texts = [hashlib.sha256() for _ in columns]
-        self._lengths = [hashlib.sha256() for _ in columns]
+        self._texts = [xxhash.xxh3_128() for _ in columns]
+        self._lengths = [xxhash.xxh3_128() for _ in columns]
         self.num_rows = 0
 
     @property
     def digest(self) -> Any:
-        """SHA-256 of the cells so far, column by column; the same however they came and are stored."""
+        """A hash of the cells so far, column by column; the same however they came and are stored.
+
+        Cells are hashed by XXH3, ten times as fast as SHA-256: it tells tables apart and guards nothing.
+        """
         whole = hashlib.sha256()
         for texts, lengths in zip(self._texts, self._lengths, strict=True):
             whole.update(texts.digest() + lengths.digest())
