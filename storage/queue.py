@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import select, update
@@ -60,13 +59,12 @@ class Progress:
     eta_s: float | None = None
 
 
-def claim_next(session: Session, holder: str, lease_s: float) -> Job | None:
+def claim_next(session: Session, holder: str) -> Job | None:
     """Takes the first job of the queue for its next attempt.
 
     Args:
         session: A writing session.
         holder: Name of the process that will run it.
-        lease_s: Seconds until the attempt counts as lost, unless its lease is renewed.
 
     Returns:
         The job, running; `Lease(job.id, job.attempt)` allows writes to it. None where the queue is empty.
@@ -89,7 +87,7 @@ def claim_next(session: Session, holder: str, lease_s: float) -> Job | None:
             status=JobStatus.RUNNING,
             attempt=Job.attempt + 1,
             lease_holder=holder,
-            lease_expires_at=moment + timedelta(seconds=lease_s),
+            renewals=Job.renewals + 1,
             heartbeat_at=moment,
             started_at=moment,
             stage="",
@@ -116,12 +114,8 @@ class Lease:
     job_id: str
     attempt: int
 
-    def renew(self, session: Session, lease_s: float) -> StopRequest | None:
-        """Says that the process is alive.
-
-        Args:
-            session: A writing session.
-            lease_s: Seconds, from now, until the attempt counts as lost.
+    def renew(self, session: Session) -> StopRequest | None:
+        """Says that the process is alive, to those who watch (`storage.leases`).
 
         Returns:
             What the user has asked for, where that is something.
@@ -129,8 +123,7 @@ class Lease:
         Raises:
             LeaseLostError: The attempt has ended.
         """
-        moment = now()
-        self._write(session, heartbeat_at=moment, lease_expires_at=moment + timedelta(seconds=lease_s))
+        self._write(session, **_alive())
         return session.scalar(select(Job.stop_request).where(Job.id == self.job_id))
 
     def record(self, session: Session, events: Sequence[NewEvent], progress: Progress | None = None) -> None:
@@ -142,7 +135,7 @@ class Lease:
         values = {name: value for name, value in vars(progress or Progress()).items() if value is not None}
         if "metrics" in values:
             values["metrics"] = {**get_job(session, self.job_id).metrics, **values["metrics"]}
-        self._write(session, heartbeat_at=now(), **values)
+        self._write(session, **_alive(), **values)
         session.add_all(
             JobEvent(job_id=self.job_id, attempt=self.attempt, kind=event.kind, step=event.step, data=event.data)
             for event in events
@@ -251,22 +244,12 @@ class Lease:
             )
 
 
-def requeue_expired(session: Session) -> list[Job]:
-    """Takes every job from attempts whose lease has run out.
-
-    Returns:
-        Those jobs, in their new states.
-    """
-    expired = session.scalars(
-        select(Job).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < now()).order_by(Job.position)
-    ).all()
-    for job in expired:
-        Lease(job.id, job.attempt).lose(session, "its process stopped answering")
-        session.refresh(job)
-    return list(expired)
+_FREE: dict[str, Any] = {"lease_holder": None, "eta_s": None}
 
 
-_FREE: dict[str, Any] = {"lease_holder": None, "lease_expires_at": None, "eta_s": None}
+def _alive() -> dict[str, Any]:
+    # The count is what others judge by; the moment is for people, since a clock may jump.
+    return {"renewals": Job.renewals + 1, "heartbeat_at": now()}
 
 
 def _add_state(session: Session, job_id: str, attempt: int, status: JobStatus, **data: Any) -> None:

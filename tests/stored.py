@@ -64,9 +64,9 @@ def add_job(session: Session, name: str = "Reviews") -> Job:
     )
 
 
-def claim(database: Database, lease_s: float = 60.0) -> Lease:
+def claim(database: Database) -> Lease:
     """Claims the first job of the queue."""
     with database.write() as session:
-        job = claim_next(session, "trainer", lease_s)
+        job = claim_next(session, "trainer")
     assert job is not None
     return Lease(job.id, job.attempt)

@@ -1,10 +1,13 @@
 """The dispatcher: from a queued job to a trainer, and back when the trainer dies."""
 
+import dataclasses
+import itertools
 import json
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,7 @@ from storage.settings import Settings
 from storage.tables.table import StoredTable
 from worker.dispatcher import Dispatcher, heartbeat_file
 from worker.downloader import Downloader
-from worker.executor import Ended
+from worker.executor import Ended, LocalExecutor
 from worker.training.assignment import Assignment
 
 
@@ -33,6 +36,7 @@ class FakeExecutor:
         self.started: list[Assignment] = []
         self.running: list[Assignment] = []
         self.over: list[Ended] = []
+        self.killed: list[Assignment] = []
         self.is_warm = False
         self.is_stopped = False
 
@@ -49,6 +53,9 @@ class FakeExecutor:
     def ended(self) -> list[Ended]:
         over, self.over = self.over, []
         return over
+
+    def kill(self, assignment: Assignment) -> None:
+        self.killed.append(assignment)
 
     def keep_warm(self) -> None:
         self.is_warm = True
@@ -165,15 +172,42 @@ def test_job_that_was_deleted_as_soon_as_it_ended_is_accounted_for(
     assert dispatcher._running == [Assignment(jobs[1], 1)]
 
 
-def test_expired_lease_is_taken_back(
-    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str]
+def test_trainer_that_stopped_answering_is_ended_and_its_job_taken_back(
+    settings: Settings, database: Database, executor: FakeExecutor, jobs: list[str]
 ) -> None:
-    dispatcher.tick()
-    with database.write() as session:
-        Lease(jobs[0], 1).renew(session, -1.0)
-    dispatcher._expiry_at = -1000.0
-    dispatcher.tick()
-    assert look_up(database, jobs[0]).status == JobStatus.QUEUED
+    moments = itertools.count(0.0, 10.0)
+    dispatcher = Dispatcher(settings, database, executor, Downloader(database), clock=lambda: next(moments))
+    for _ in range(20):
+        dispatcher.tick()
+    assert executor.killed == [Assignment(jobs[0], 1)]
+    assert (look_up(database, jobs[0]).status, look_up(database, jobs[0]).lost_attempts) == (JobStatus.QUEUED, 1)
+
+
+def test_trainer_that_hangs_with_the_lock_of_the_database_does_not_hold_up_the_queue(
+    settings: Settings, database: Database, jobs: list[str], tmp_path: Path
+) -> None:
+    hangs = (
+        "import os, signal, sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        "c.execute('BEGIN IMMEDIATE'); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    command = [sys.executable, "-c", hangs, str(settings.home / "studio.db")]
+    executor = LocalExecutor(tmp_path / "trainer.log", command=command)
+    hasty = dataclasses.replace(settings, lease_s=0.5)
+    dispatcher = Dispatcher(hasty, database, executor, Downloader(database))
+    try:
+        deadline = time.monotonic() + 30
+        while look_up(database, jobs[0]).lost_attempts == 0 and time.monotonic() < deadline:
+            dispatcher._watch_at = None
+            dispatcher._beat()
+            dispatcher._account_for_ended()
+            dispatcher._take_back_silent()
+            if look_up(database, jobs[0]).attempt == 0:
+                dispatcher._start_next()
+            time.sleep(0.05)
+    finally:
+        executor.stop(timeout_s=0)
+    job = look_up(database, jobs[0])
+    assert (job.status, job.lost_attempts) == (JobStatus.QUEUED, 1)
 
 
 def test_stopping_gives_running_jobs_back_to_the_queue(

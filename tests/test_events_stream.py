@@ -34,7 +34,7 @@ def job(database: Database) -> str:
         job = submit_job(
             session, name="x", dataset_version_id=version.id, base_model=base, recipe={"method": "m"}, rendering={}
         )
-        claim_next(session, "test", 60.0)
+        claim_next(session, "test")
         lease = Lease(job.id, 1)
         lease.record(session, [NewEvent("step", {"loss": 1.0 / step}, step) for step in range(1, 6)])
         lease.cancel(session)

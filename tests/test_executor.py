@@ -104,6 +104,16 @@ def test_end_of_a_trainer_is_told_once_with_its_exit_code(bench: Bench) -> None:
     assert bench.executor.free_slots() == 1
 
 
+def test_killed_trainer_is_told_of_like_any_other(bench: Bench) -> None:
+    bench.executor.start(Assignment("job", 500))
+    bench.executor.kill(Assignment("other", 500))
+    assert bench.executor.ended() == []
+    bench.executor.kill(Assignment("job", 500))
+    (ended,) = bench.executor.ended()
+    assert ended.assignment == Assignment("job", 500)
+    assert ended.exit_code in (-signal.SIGTERM, -signal.SIGKILL)
+
+
 def test_each_device_takes_one_job_and_shows_only_itself(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ("0", "1"))
     bench.executor.start(Assignment("a", 5))

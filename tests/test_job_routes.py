@@ -185,7 +185,7 @@ def test_pause_resume_and_copy(client: TestClient, dataset: str) -> None:
 def test_running_job_is_not_deleted(client: TestClient, database: Database, dataset: str) -> None:
     job = submit(client, dataset).json()["id"]
     with database.write() as session:
-        claim_next(session, "test", 60.0)
+        claim_next(session, "test")
     assert "is running" in message(client.delete(f"/api/v1/jobs/{job}"), 409)
     assert client.post(f"/api/v1/jobs/{job}/stop", json={"keep": True}).json()["stop_request"] == "keep"
     with database.write() as session:
@@ -197,12 +197,12 @@ def test_running_job_is_not_deleted(client: TestClient, database: Database, data
 def test_curve_takes_the_later_account_of_a_repeated_step(client: TestClient, database: Database, dataset: str) -> None:
     job = submit(client, dataset).json()["id"]
     with database.write() as session:
-        claim_next(session, "test", 60.0)
+        claim_next(session, "test")
         lease = Lease(job, 1)
         events = [NewEvent("evaluated", {"loss": 9.0}, 0), *(NewEvent("step", {"loss": 5.0 - s}, s) for s in (1, 2, 3))]
         lease.record(session, events, Progress(step=3, metrics={"base_loss": 9.0, "best_step": 2}))
         lease.release(session)
-        claim_next(session, "test", 60.0)
+        claim_next(session, "test")
         Lease(job, 2).record(session, [NewEvent("step", {"loss": 1.5}, 3)])
     curve = client.get(f"/api/v1/jobs/{job}/curve").json()
     assert (curve["steps"], curve["train_loss"]) == ([1, 2, 3], [4.0, 3.0, 1.5])
@@ -219,7 +219,7 @@ def test_curve_after_discard_and_retry_is_of_the_second_training_alone(
         events = [*events[:1], *(NewEvent("step", {"loss": loss}, step) for step in range(1, steps + 1)), *events[1:]]
         events.sort(key=lambda event: event.step or 0)
         with database.write() as session:
-            claim_next(session, "test", 60.0)
+            claim_next(session, "test")
             metrics = {"best_step": steps, "base_loss": loss}
             Lease(job, attempt).record(session, events, Progress(step=steps, metrics=metrics))
             if attempt == 1:
@@ -242,7 +242,7 @@ def test_discarding_a_paused_job_deletes_its_checkpoints(
     path = tmp_path / "checkpoint-00000005.safetensors"
     path.write_bytes(b"state")
     with database.write() as session:
-        claim_next(session, "test", 60.0)
+        claim_next(session, "test")
         add_checkpoint(session, Lease(job, 1), step=5, path=path, sha256="a" * 64, size_bytes=5)
         Lease(job, 1).release(session, paused=True)
     assert client.post(f"/api/v1/jobs/{job}/resume").json()["step"] == 5
@@ -254,7 +254,7 @@ def test_discarding_a_paused_job_deletes_its_checkpoints(
 def test_log_holds_states_and_lines(client: TestClient, database: Database, dataset: str) -> None:
     job = submit(client, dataset).json()["id"]
     with database.write() as session:
-        claim_next(session, "test", 60.0)
+        claim_next(session, "test")
         Lease(job, 1).record(session, [NewEvent("log", {"message": "first\nsecond"})])
     lines = client.get(f"/api/v1/jobs/{job}/log").json()["lines"]
     assert lines[0].endswith("attempt 0: queued")

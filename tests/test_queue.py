@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database
 from storage.jobs import events_after, get_job, request_stop
-from storage.queue import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress, claim_next, requeue_expired
+from storage.queue import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress, claim_next
 from storage.schema.job import Job, JobStatus, StopRequest
 from storage.schema.prefix import Prefix
 from storage.settings import Settings
@@ -25,7 +25,7 @@ database = Database(sys.argv[1])
 sys.stdin.readline()
 while True:
     with database.write() as session:
-        job = claim_next(session, sys.argv[2], 60)
+        job = claim_next(session, sys.argv[2])
     if job is None:
         break
     print(job.id, job.attempt)
@@ -80,29 +80,17 @@ def test_claim_gives_the_first_of_the_highest_priority(database: Database) -> No
     claimed = [read_job(database, claim(database).job_id).name for _ in range(3)]
     assert claimed == ["urgent", "first", "second"]
     with database.write() as session:
-        assert claim_next(session, "trainer", 60) is None
+        assert claim_next(session, "trainer") is None
 
 
 def test_claim_starts_an_attempt_under_a_lease(database: Database, job: Job) -> None:
-    lease = claim(database, lease_s=30)
+    lease = claim(database)
     claimed = read_job(database, job.id)
     assert (lease.job_id, lease.attempt) == (job.id, 1)
     assert (claimed.status, claimed.attempt, claimed.lease_holder) == (JobStatus.RUNNING, 1, "trainer")
-    assert claimed.lease_expires_at is not None
+    assert claimed.renewals == 1
     assert claimed.heartbeat_at is not None
-    assert (claimed.lease_expires_at - claimed.heartbeat_at).total_seconds() == 30
     assert states(database, job.id) == ["queued", "running"]
-
-
-def test_renew_extends_the_lease_and_tells_what_was_asked(database: Database, job: Job) -> None:
-    lease = claim(database, lease_s=-1)
-    with database.write() as session:
-        assert lease.renew(session, 60) is None
-    with database.write() as session:
-        assert requeue_expired(session) == []
-        request_stop(session, job.id, keep=True)
-    with database.write() as session:
-        assert lease.renew(session, 60) == StopRequest.KEEP
 
 
 def test_record_appends_events_and_merges_progress(database: Database, job: Job) -> None:
@@ -155,7 +143,7 @@ def test_succeed_that_cannot_publish_leaves_the_job_running(database: Database, 
 
 
 WRITES: dict[str, Any] = {
-    "renew": lambda lease, session: lease.renew(session, 60),
+    "renew": lambda lease, session: lease.renew(session),
     "record": lambda lease, session: lease.record(session, [NewEvent("log", {})], Progress(step=7)),
     "succeed": lambda lease, session: lease.succeed(session, PREFIX_FIELDS),
     "fail": lambda lease, session: lease.fail(session, {"code": "diverged", "message": "No."}),
@@ -189,7 +177,7 @@ def test_write_of_an_attempt_that_ended_is_refused(database: Database, job: Job,
 
 def test_write_to_a_deleted_job_is_refused(database: Database) -> None:
     with pytest.raises(LeaseLostError, match="no longer owns it"), database.write() as session:
-        Lease("0" * 16, 1).renew(session, 60)
+        Lease("0" * 16, 1).renew(session)
 
 
 def test_fail_keeps_the_sentence(database: Database, job: Job) -> None:
@@ -207,35 +195,7 @@ def test_release_gives_the_job_back(database: Database, job: Job, paused: bool, 
     with database.write() as session:
         lease.release(session, paused=paused)
     released = read_job(database, job.id)
-    assert (released.status, released.lease_expires_at, released.lost_attempts) == (status, None, 0)
-
-
-def test_expired_lease_puts_the_job_back_and_keeps_its_place(database: Database, job: Job) -> None:
-    claim(database, lease_s=-1)
-    with database.write() as session:
-        add_job(session, name="later")
-    with database.write() as session:
-        assert [(lost.id, lost.status) for lost in requeue_expired(session)] == [(job.id, JobStatus.QUEUED)]
-    lease = claim(database)
-    assert (lease.job_id, lease.attempt) == (job.id, 2)
-    assert states(database, job.id) == ["queued", "running", "queued", "running"]
-
-
-def test_job_that_kills_its_trainer_is_set_aside(database: Database, job: Job) -> None:
-    with database.write() as session:
-        add_job(session, name="next in line")
-    for _ in range(MAX_LOST_ATTEMPTS):
-        lease = claim(database, lease_s=-1)
-        with database.write() as session:
-            lease.record(session, [], Progress(step=12))
-        with database.write() as session:
-            requeue_expired(session)
-    failed = read_job(database, job.id)
-    assert failed.status == JobStatus.FAILED
-    assert failed.error is not None
-    assert failed.error["code"] == "quarantined"
-    assert "broke off 3 times, last in attempt 3 at step 12" in failed.error["message"]
-    assert read_job(database, claim(database).job_id).name == "next in line"
+    assert (released.status, released.lease_holder, released.lost_attempts) == (status, None, 0)
 
 
 def test_attempts_given_back_are_not_counted_as_lost(database: Database, job: Job) -> None:

@@ -77,7 +77,7 @@ def submit(client: TestClient, dataset: dict[str, Any], base_model: str = "chat"
 
 def claimed(database: Database) -> Assignment:
     with database.write() as session:
-        job = claim_next(session, "test", 60.0)
+        job = claim_next(session, "test")
     assert job is not None
     return Assignment(job.id, job.attempt)
 

@@ -276,7 +276,7 @@ def test_lost_lease_ends_the_attempt_without_another_write(role: Role) -> None:
     user.join()
     assert left.status == JobStatus.QUEUED
     with role.database.write() as session:
-        taken = claim_next(session, "other", 60.0)
+        taken = claim_next(session, "other")
     assert taken is not None
     assert taken.attempt == 2
 

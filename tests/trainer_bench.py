@@ -76,7 +76,7 @@ class Role:
 
     def claim(self) -> Assignment:
         with self.database.write() as session:
-            job = claim_next(session, "test", 60.0)
+            job = claim_next(session, "test")
         assert job is not None
         return Assignment(job.id, job.attempt)
 

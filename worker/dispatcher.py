@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from storage.artifacts import ArtifactStore
@@ -19,8 +20,9 @@ from storage.database import Database, open_database
 from storage.disk import DiskFullError
 from storage.errors import BusyError, NotFoundError, StudioError
 from storage.jobs import list_jobs
+from storage.leases import LeaseWatch
 from storage.logs import set_up_logging
-from storage.queue import Lease, LeaseLostError, claim_next, requeue_expired
+from storage.queue import Lease, LeaseLostError, claim_next
 from storage.schema.job import JobStatus
 from storage.settings import Settings, read_settings
 from storage.usage import sweep
@@ -32,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.2
 BEAT_S = 2.0
-EXPIRY_S = 5.0
+WATCH_S = 2.0
 SWEEP_S = 3600.0
 STOP_TIMEOUT_S = 15.0
 PAUSE_AFTER_FAULT_S = 2.0
@@ -46,9 +48,17 @@ class Dispatcher:
         database: The open database.
         executor: Where trainers run.
         downloader: Fetches base models.
+        clock: Seconds that never go back; whether a trainer still answers is judged by them, not by the time of day.
     """
 
-    def __init__(self, settings: Settings, database: Database, executor: Executor, downloader: Downloader) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        executor: Executor,
+        downloader: Downloader,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.settings = settings
         self.database = database
         self.executor = executor
@@ -56,8 +66,10 @@ class Dispatcher:
         self.holder = f"{socket.gethostname()[:60]}:{os.getpid()}"
         self._running: list[Assignment] = []
         self._unaccounted: list[Ended] = []
-        self._beat_at = 0.0
-        self._expiry_at = 0.0
+        self._clock = clock
+        self._watch = LeaseWatch(settings.lease_s, clock)
+        self._beat_at: float | None = None
+        self._watch_at: float | None = None
         self._sweep_at: float | None = None
 
     def run(self, asked_to_stop: threading.Event) -> None:
@@ -77,7 +89,7 @@ class Dispatcher:
         """One round."""
         self._beat()
         self._account_for_ended()
-        self._take_back_expired()
+        self._take_back_silent()
         while self.executor.free_slots() > 0 and self._start_next():
             continue
         self.executor.keep_warm()
@@ -104,7 +116,7 @@ class Dispatcher:
             if not list_jobs(session, JobStatus.QUEUED):
                 return False
         with self.database.write() as session:
-            job = claim_next(session, self.holder, self.settings.lease_s)
+            job = claim_next(session, self.holder)
             if job is None:
                 return False
             assignment = Assignment(job.id, job.attempt)
@@ -135,30 +147,35 @@ class Dispatcher:
             return  # it ended its job itself, as it should; its user may have deleted the job since
         logger.warning("the trainer of job %s died (code %d); the job is %s", job_id, ended.exit_code, status)
 
-    def _take_back_expired(self) -> None:
-        if time.monotonic() - self._expiry_at < EXPIRY_S:
-            return
-        self._expiry_at = time.monotonic()
-        with self.database.write() as session:
-            for job in requeue_expired(session):
-                logger.warning("the lease of job %s ran out; the job is %s", job.id, job.status)
+    def _take_back_silent(self) -> None:
+        """Takes jobs from trainers that stopped answering, and ends those: a process that hangs would keep its slot."""
+        if self._is_due(self._watch_at, WATCH_S):
+            self._watch_at = self._clock()
+            # Ended first: one that hangs with the database's lock in hand would let nobody write its end.
+            for lease in self._watch.look(self.database):
+                self.executor.kill(Assignment(lease.job_id, lease.attempt))
+            for lease, status in self._watch.take_back(self.database):
+                logger.warning("the lease of job %s ran out; the job is %s", lease.job_id, status)
 
     def _sweep(self) -> None:
         """Deletes what no row names: at the start, since a crash may have left something, and then every hour."""
-        if self._sweep_at is None or time.monotonic() - self._sweep_at > SWEEP_S:
-            self._sweep_at = time.monotonic()
+        if self._is_due(self._sweep_at, SWEEP_S):
+            self._sweep_at = self._clock()
             sweep(self.database, ArtifactStore(self.settings))
 
     def _beat(self) -> None:
-        if time.monotonic() - self._beat_at < BEAT_S:
+        if not self._is_due(self._beat_at, BEAT_S):
             return
-        self._beat_at = time.monotonic()
+        self._beat_at = self._clock()
         path = heartbeat_file(self.settings)
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {"pid": os.getpid(), "at": time.time(), "running": [str(assignment) for assignment in self._running]}
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))
         temporary.replace(path)
+
+    def _is_due(self, last_at: float | None, every_s: float) -> bool:
+        return last_at is None or self._clock() - last_at >= every_s
 
 
 def heartbeat_file(settings: Settings) -> Path:

@@ -51,6 +51,9 @@ class Executor(Protocol):
     def ended(self) -> list[Ended]:
         """The trainers that ended since this was last asked."""
 
+    def kill(self, assignment: Assignment) -> None:
+        """Ends a trainer that no longer answers, at once; nothing happens where it does not run here."""
+
     def keep_warm(self) -> None:
         """Gets free slots ready, so that the next job starts without the time that imports take."""
 
@@ -103,6 +106,12 @@ class LocalExecutor:
         for device, _ in over:
             del self._busy[device]
         return [ended for _, ended in over]
+
+    def kill(self, assignment: Assignment) -> None:
+        """Kills the trainer with that assignment and whatever it started; `ended` tells of it as of any other."""
+        for running, child in self._busy.values():
+            if running == assignment:
+                stop([child], timeout_s=0.0)
 
     def keep_warm(self) -> None:
         """Starts a waiting trainer on each device that has none, behind one that works only after a while."""

@@ -36,7 +36,8 @@ class Job(Owned, Base):
     """A training that was asked for. The database is the truth about it.
 
     `attempt` is the fencing token: every write of a trainer names the attempt that it runs, and changes nothing once
-    another attempt has begun. `lost_attempts` counts those whose process died, since a user last started the job.
+    another attempt has begun. `renewals` rises with each sign of life of an attempt. `lost_attempts` counts those
+    whose process died, since a user last started the job.
     """
 
     __tablename__ = "jobs"
@@ -58,7 +59,7 @@ class Job(Owned, Base):
     attempt: Mapped[int] = mapped_column(default=0)
     lost_attempts: Mapped[int] = mapped_column(default=0)
     lease_holder: Mapped[str | None] = mapped_column(String(80))
-    lease_expires_at: Mapped[datetime | None]
+    renewals: Mapped[int] = mapped_column(default=0, server_default="0")
     heartbeat_at: Mapped[datetime | None]
     stop_request: Mapped[StopRequest | None] = mapped_column(Enum(StopRequest, native_enum=False, length=16))
 

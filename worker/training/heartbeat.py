@@ -56,7 +56,7 @@ class Heartbeat:
                 try:
                     if time.monotonic() - renewed_at > self._lease_s / RENEWALS_PER_LEASE:
                         with self._database.write() as session:
-                            self._lease.renew(session, self._lease_s)
+                            self._lease.renew(session)
                         renewed_at = time.monotonic()
                     self._look()
                 except (LeaseLostError, NotFoundError):
