@@ -92,6 +92,7 @@ def test_dirty_file_is_mended_and_trained_on(page: Page, studio: Studio, tmp_pat
     page.get_by_role("button", name="Do it").click()
     expect(page.locator("#train-notice")).to_contain_text("60 rows")
     expect(finding(page, "rare_classes")).to_be_visible()
+    expect(page.get_by_label("Show spaces, tabs, line ends")).not_to_be_checked()
     expect(finding(page, "empty_target")).to_have_count(0)
     expect(page.locator("#train-instruction textarea")).not_to_have_value("Question")
 
@@ -155,7 +156,7 @@ def test_a_reading_is_corrected_in_the_page(page: Page, tmp_path: Path) -> None:
     page.set_input_files("#train-file input[type=file]", str(path))
     expect(page.locator("#train-notice")).to_contain_text("20 rows")
     page.get_by_text("How the file is read").click()
-    expect(page.locator("#train-delimiter input")).to_have_value("Found automatically: Semicolon")
+    expect(page.locator("#train-delimiter input")).to_have_value("Automatic: Semicolon")
     page.locator("#train-header input").click()
     page.get_by_role("option", name="Yes", exact=True).click()
     expect(page.locator("#train-notice")).to_contain_text("19 rows")
@@ -177,7 +178,7 @@ def test_rows_that_fit_no_column_are_left_out_on_request(page: Page, studio: Stu
     expect(page.locator("#train-continue-data")).to_be_disabled()
     assert studio.api("GET", "/datasets") == before
     page.locator("#train-ragged input").click()
-    page.get_by_role("option", name="Leave them out, and count them").click()
+    page.get_by_role("option", name="Leave out and count").click()
     page.set_input_files("#train-file input[type=file]", str(path))
     expect(page.locator("#train-notice")).to_contain_text("19 rows")
     expect(finding(page, "ragged_rows")).to_contain_text("It is row 7.")

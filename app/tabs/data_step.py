@@ -85,7 +85,7 @@ class DataStep:
         """What `show` fills."""
         return [
             self.dataset, self.notice, self.details, self.template, self.target, self.instruction, self.fraction,
-            self.seed, self.rendering, self.chips, self.samples, self.preview, self.gate, self.next,
+            self.seed, self.rendering, self.chips, self.reveal, self.samples, self.preview, self.gate, self.next,
             *self.reading.fields, *self.doctor.shown,
         ]  # fmt: skip
 
@@ -194,6 +194,7 @@ class DataStep:
             mapping["seed"],
             mapping["rendering"],
             data_view.chips(dataset["columns"]),
+            False,
             data_view.samples(dataset["samples"]),
             data_view.preview(dataset),
             *_gate(dataset["findings"]),

@@ -5,10 +5,10 @@ from typing import Any
 
 import gradio as gr
 
-AUTOMATIC = ("Found automatically", "")
+AUTOMATIC = ("Automatic", "")
 SEPARATORS = [("Comma", ","), ("Tab", "\t"), ("Semicolon", ";"), ("Bar", "|"), ("Space", " "), ("Colon", ":")]
 ENCODINGS = ["utf-8", "utf-16", "cp1252", "latin-1", "mac_roman", "cp1250", "cp1251", "shift_jis", "gb18030"]
-RAGGED = [("Refuse the file, and name the first", ""), ("Leave them out, and count them", "leave out")]
+RAGGED = [("Refuse the file", ""), ("Leave out and count", "leave out")]
 HEADERS = [("Yes", "yes"), ("No", "no")]
 
 Updates = tuple[Any, ...]
@@ -47,7 +47,7 @@ class ReadingPanel:
         return [self.encoding, self.delimiter, self.header, self.sheet, self.ragged]
 
     def show(self, detected: Mapping[str, Any], told: Mapping[str, Any]) -> Updates:
-        """Fields for a file that was read: what was found stands beside "automatically", what was told is chosen.
+        """Fields for a file that was read: what was found stands beside "automatic", what was told is chosen.
 
         Args:
             detected: What the reader found, with `choices` of each field.
