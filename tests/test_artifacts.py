@@ -128,3 +128,28 @@ def test_stale_half_files_are_deleted_and_young_ones_left(store: ArtifactStore) 
         os.utime(store.root / "incoming" / name, (modified_s, modified_s))
     assert store.delete_stale_incoming(older_than_s=3600, moment_s=5000) == 1
     assert [path.name for path in (store.root / "incoming").iterdir()] == ["young"]
+
+
+def test_an_adopted_file_is_moved_under_its_hash(store: ArtifactStore, tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    path.write_bytes(b"rows")
+    sha256 = store.adopt_file(path, hashlib.sha256(b"rows").hexdigest())
+    assert not path.exists()
+    assert store.path(sha256).read_bytes() == b"rows"
+
+
+def test_a_file_on_another_disk_is_copied(
+    store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table"
+    path.write_bytes(b"rows")
+    replace = os.replace
+
+    def from_another_disk(source: Path, target: Path) -> None:
+        if source == path:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", from_another_disk)
+    sha256 = store.adopt_file(path, hashlib.sha256(b"rows").hexdigest())
+    assert store.path(sha256).read_bytes() == path.read_bytes()
