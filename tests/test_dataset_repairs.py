@@ -79,6 +79,12 @@ def test_an_instruction_of_the_users_own_stays(context: AppContext, tmp_path: Pa
     assert datasets.change(context, first["id"], changes)["mapping"]["instruction"] == "Ham, ham or spam?"
 
 
+def test_a_repair_that_changes_nothing_keeps_the_hash_of_the_upload(context: AppContext, tmp_path: Path) -> None:
+    first = uploaded(context, tmp_path)
+    second = datasets.change(context, first["id"], {"repairs": ["remove_control_characters"]})
+    assert (second["version"], second["content_hash"]) == (2, first["content_hash"])
+
+
 def test_going_back_is_a_version_too_and_equals_the_earlier_one(context: AppContext, tmp_path: Path) -> None:
     first = uploaded(context, tmp_path)
     datasets.change(context, first["id"], {"repairs": "safe"})
