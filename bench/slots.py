@@ -13,6 +13,7 @@ import os
 import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -28,6 +29,7 @@ from worker.engine.rendering import Rendering
 from worker.engine.tokens import encode_example
 from worker.engine.train import train_together
 from worker.engine.training import Training
+from worker.executor import SPIN_COUNT
 
 JOB_COUNTS = (1, 2, 4, 8)
 EXAMPLE = "events"
@@ -104,8 +106,15 @@ def hardware(base: LoadedBase) -> str:
     return f"{platform.machine()} ({capability}), {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
+def start_as_trainers_do() -> None:
+    """Starts the program anew with the setting that trainers get; OpenMP reads it once, when torch is imported."""
+    if "GOMP_SPINCOUNT" not in os.environ:
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "GOMP_SPINCOUNT": SPIN_COUNT})
+
+
 def main() -> None:
     """Prints the table, and the JSON last."""
+    start_as_trainers_do()
     parser = argparse.ArgumentParser(description="Measures several jobs in one pass against one after another.")
     parser.add_argument("--quick", action="store_true", help="fewer steps, in two minutes")
     parser.add_argument("--pairs", type=int, default=None)
