@@ -52,7 +52,6 @@ def repair(
     dataset_id: str,
     wishes: Any,
     mapping: Mapping[str, Any] | None = None,
-    of_version: int | None = None,
 ) -> None:
     """Does repairs and keeps the result as a new version of the dataset.
 
@@ -61,17 +60,11 @@ def repair(
         dataset_id: The dataset.
         wishes: `"safe"`, or a list of repairs.
         mapping: Fields of the mapping that the user has changed since.
-        of_version: The version that the repairs were chosen for; any by default.
 
     Raises:
         StudioError: It cannot be done; the dataset is as it was.
     """
     version, order, after = _ordered(context, dataset_id, wishes, mapping)
-    if of_version is not None and of_version != version.number:
-        raise ConflictError(
-            f"The dataset is at version {version.number} and the repairs were chosen for version {of_version}. "
-            "Look at the findings again."
-        )
     if all(each["kind"] == "leave_out_of_prompt" for each in order.repairs):
         _keep_mapping(context, dataset_id, version, after, order)
         return
