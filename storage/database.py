@@ -1,6 +1,8 @@
 """The database: one engine for writers, one for readers, and a session for each piece of work."""
 
+import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +19,8 @@ from storage.schema.tables import METADATA
 from storage.settings import Settings
 
 BUSY_TIMEOUT_MS = 10_000
+TAKE_LOCK = "BEGIN IMMEDIATE"
+ASK_AGAIN_S = (0.0005, 0.0015)
 
 
 class Database:
@@ -33,7 +37,7 @@ class Database:
     metadata = METADATA
 
     def __init__(self, url: str) -> None:
-        self._write_engine = sqlite_engine(url, begin="BEGIN IMMEDIATE")
+        self._write_engine = sqlite_engine(url, begin=TAKE_LOCK)
         self._read_engine = sqlite_engine(url, begin="BEGIN", query_only=True)
         self._writer = sessionmaker(self._write_engine, expire_on_commit=False)
         self._reader = sessionmaker(self._read_engine, expire_on_commit=False)
@@ -96,9 +100,41 @@ def sqlite_engine(url: str, *, begin: str, query_only: bool = False, foreign_key
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        if begin == TAKE_LOCK:
+            _wait_for_lock(connection)
+        else:
+            connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _wait_for_lock(connection: Connection) -> None:
+    """Begins as the one writer, as soon as that may be.
+
+    SQLite's own way of waiting sleeps longer the longer it has waited, up to 0.1 s: a process that writes all the time
+    then keeps the lock to itself for seconds. Here all who wait ask again after a millisecond or so.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        # Asked below SQLAlchemy, whose errors cost more than the question.
+        while _is_held(driver) and time.monotonic() < deadline:
+            time.sleep(random.uniform(*ASK_AGAIN_S))
+        if not driver.in_transaction:
+            connection.exec_driver_sql(TAKE_LOCK)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+
+
+def _is_held(driver: sqlite3.Connection) -> bool:
+    """Takes the lock, unless another process holds it; any other fault is left to the next who asks."""
+    try:
+        driver.execute(TAKE_LOCK)
+    except sqlite3.DatabaseError as error:
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return False
 
 
 @contextmanager

@@ -67,6 +67,6 @@ def add_job(session: Session, name: str = "Reviews") -> Job:
 def claim(database: Database) -> Lease:
     """Claims the first job of the queue."""
     with database.write() as session:
-        job = claim_next(session, "trainer")
-    assert job is not None
-    return Lease(job.id, job.attempt)
+        lease = claim_next(session, "trainer")
+    assert lease is not None
+    return lease

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -102,6 +103,32 @@ def test_reading_first_and_writing_later_waits_for_another_writer(database: Data
     for thread in threads:
         thread.join()
     assert names(database) == [f"{number:03d}" for number in range(80)]
+
+
+def test_writers_that_wait_get_their_turn(database: Database, settings: Settings) -> None:
+    """SQLite's own waiting sleeps up to 0.1 s; beside one that writes without a pause, that is for seconds."""
+    over = threading.Event()
+    other = open_database(settings)
+
+    def write_on() -> None:
+        while not over.is_set():
+            with other.write() as session:
+                session.add(Dataset(name="busy"))
+
+    thread = threading.Thread(target=write_on)
+    thread.start()
+    waits = []
+    try:
+        for _ in range(40):
+            started = time.monotonic()
+            with database.write() as session:
+                session.execute(text("SELECT 1"))
+                waits.append(time.monotonic() - started)
+    finally:
+        over.set()
+        thread.join()
+        other.close()
+    assert sorted(waits)[-4] < 0.5
 
 
 def test_held_lock_is_told_as_busy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

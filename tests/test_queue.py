@@ -25,10 +25,10 @@ database = Database(sys.argv[1])
 sys.stdin.readline()
 while True:
     with database.write() as session:
-        job = claim_next(session, sys.argv[2])
-    if job is None:
+        lease = claim_next(session, sys.argv[2])
+    if lease is None:
         break
-    print(job.id, job.attempt)
+    print(lease.job_id, lease.attempt)
 database.close()
 """
 

@@ -77,9 +77,9 @@ def submit(client: TestClient, dataset: dict[str, Any], base_model: str = "chat"
 
 def claimed(database: Database) -> Assignment:
     with database.write() as session:
-        job = claim_next(session, "test")
-    assert job is not None
-    return Assignment(job.id, job.attempt)
+        lease = claim_next(session, "test")
+    assert lease is not None
+    return Assignment(lease.job_id, lease.attempt)
 
 
 def test_a_chat_file_is_mapped_as_conversations(client: TestClient) -> None:

@@ -76,9 +76,9 @@ class Role:
 
     def claim(self) -> Assignment:
         with self.database.write() as session:
-            job = claim_next(session, "test")
-        assert job is not None
-        return Assignment(job.id, job.attempt)
+            lease = claim_next(session, "test")
+        assert lease is not None
+        return Assignment(lease.job_id, lease.attempt)
 
     def run(self) -> Job:
         assignment = self.claim()

@@ -19,11 +19,9 @@ from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
 from storage.disk import DiskFullError
 from storage.errors import BusyError, NotFoundError, StudioError
-from storage.jobs import list_jobs
 from storage.leases import LeaseWatch
 from storage.logs import set_up_logging
-from storage.queue import Lease, LeaseLostError, claim_next
-from storage.schema.job import JobStatus
+from storage.queue import Lease, LeaseLostError, claim_next, has_queued
 from storage.settings import Settings, read_settings
 from storage.usage import sweep
 from worker.downloader import Downloader
@@ -113,13 +111,13 @@ class Dispatcher:
     def _start_next(self) -> bool:
         # Looking first spares the lock that every writer takes; the claim itself is one statement.
         with self.database.read() as session:
-            if not list_jobs(session, JobStatus.QUEUED):
+            if not has_queued(session):
                 return False
         with self.database.write() as session:
-            job = claim_next(session, self.holder)
-            if job is None:
-                return False
-            assignment = Assignment(job.id, job.attempt)
+            lease = claim_next(session, self.holder)
+        if lease is None:
+            return False
+        assignment = Assignment(lease.job_id, lease.attempt)
         logger.info("job %s starts as attempt %d", assignment.job_id, assignment.attempt)
         self._running.append(assignment)
         self.executor.start(assignment)
