@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 HIDDEN = -1e30
 """Added to scores that a query must not see; finite, so that a query that sees nothing gives numbers."""
 
-KEY_MULTIPLE = 16
-"""Keys are padded to a multiple of this: softmax in bfloat16 takes twice as long over odd rests."""
+KEY_MULTIPLE = 32
+"""Keys are padded to a multiple of this: softmax in bfloat16 takes up to twice as long over odd rests."""
 
 MAX_PRODUCT_KEYS = 2048
 """With more keys the scores of all heads would take too much memory; flash then."""
