@@ -200,13 +200,16 @@ def move_job(session: Session, job_id: str, place: int) -> list[Job]:
     """
     job = get_job(session, job_id)
     _refuse_unless(job, "moved", JobStatus.QUEUED)
-    queue = [other for other in queued_jobs(session) if other is not job]
+    queue = queued_jobs(session)
+    # Those that wait change seats among themselves, so that a job that runs keeps its own for when it is given back.
+    seats = sorted(other.position for other in queue)
+    queue.remove(job)
     place = min(max(place, 0), len(queue))
     neighbours = queue[place : place + 1] or queue[-1:]
     job.priority = neighbours[0].priority if neighbours else job.priority
     queue.insert(place, job)
-    for position, other in enumerate(queue):
-        other.position = float(position)
+    for seat, other in zip(seats, queue, strict=True):
+        other.position = seat
     session.flush()
     return queue
 

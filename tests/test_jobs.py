@@ -205,3 +205,14 @@ def test_delete_of_a_running_job_is_refused(database: Database, job: Job) -> Non
     claim(database)
     with pytest.raises(ConflictError, match="'Reviews' is running"), database.write() as session:
         delete_job(session, job.id)
+
+
+def test_job_that_is_given_back_keeps_its_place_though_others_were_moved(database: Database) -> None:
+    with database.write() as session:
+        first, _, third = (add_job(session, name=name).id for name in ("first", "second", "third"))
+    lease = claim(database)
+    assert lease.job_id == first
+    with database.write() as session:
+        move_job(session, third, 0)
+        lease.release(session)
+        assert queue_names(session) == ["first", "third", "second"]
