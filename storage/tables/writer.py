@@ -1,12 +1,11 @@
 """Writes rows of text as Parquet, a row group at a time, and counts and hashes what it writes."""
 
 import hashlib
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from storage.errors import InvalidInputError, TooLargeError
+from storage.tables.hashing_file import HashingFile
 from storage.tables.limits import Limits
 from storage.tables.text_columns import bytes_of, offsets_of
 
@@ -22,32 +22,6 @@ GROUP_CHARACTERS = 16_000_000
 LENGTHS = np.dtype("<i4")
 LOOKED_AT = 1000
 BUFFER_BYTES = 1 << 20
-
-
-class HashingFile(io.RawIOBase):
-    """A file that counts its SHA-256 as it is written.
-
-    Args:
-        file: Open for writing, from its beginning.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Writes all of `data`."""
-        self._digest.update(data)
-        return self._file.write(data)
-
-    @property
-    def sha256(self) -> str:
-        """Of what was written so far, in hexadecimal digits."""
-        return self._digest.hexdigest()
 
 
 class PartWriter:
@@ -136,10 +110,10 @@ class PartWriter:
     @contextmanager
     def _opened(self, compression: str, repeating: Sequence[str] | bool = True) -> Iterator[pq.ParquetWriter]:
         """A Parquet file; texts of columns that are known as repeating are stored once a row group."""
-        with self._path.open("wb", buffering=BUFFER_BYTES) as file:
-            self.file = HashingFile(file)
+        with self._path.open("wb", buffering=BUFFER_BYTES) as file, HashingFile(file) as hashing:
+            self.file = hashing
             with pq.ParquetWriter(
-                pa.PythonFile(self.file, mode="w"),
+                pa.PythonFile(hashing, mode="w"),
                 self._schema,
                 compression=compression,
                 use_dictionary=list(repeating) if isinstance(repeating, Sequence) else repeating,
