@@ -127,6 +127,7 @@ def main() -> int:
     parser.add_argument("--step-s", type=float, default=0.02)
     parser.add_argument("--checkpoint-every", type=int, default=5)
     parser.add_argument("--lease-s", type=float, default=60.0)
+    parser.add_argument("--home", default=os.environ.get("PREFIX_STUDIO_HOME"), help="the home folder")
     parser.add_argument("--assign", metavar="JOB:ATTEMPT")
     arguments = parser.parse_args()
     terminated = threading.Event()
@@ -137,7 +138,7 @@ def main() -> int:
         if not arguments.assign:
             return 0
     assignment = Assignment.parse(arguments.assign)
-    settings = read_settings()
+    settings = read_settings({**os.environ, "PREFIX_STUDIO_HOME": arguments.home or ""})
     database = open_database(settings)
     lease = Lease(assignment.job_id, assignment.attempt)
     trainer = PaperTrainer(database, ArtifactStore(settings), lease, arguments.lease_s, terminated)

@@ -1,0 +1,38 @@
+"""The queue's benchmark measures what it says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.queue import claim_all, claim_figures, percentile, recovery_figures
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_claims_are_counted_each_once() -> None:
+    elapsed_s, claims_s = claim_all(20, num_claimers=2)
+    assert len(claims_s) == 20
+    assert claims_s == sorted(claims_s)
+    assert 0 < claims_s[-1] < elapsed_s
+
+
+def test_figures_of_claims_are_named_by_the_number_of_claimers() -> None:
+    assert set(claim_figures(1, 5, rounds=1)) == {"claims_per_s_1", "claim_p99_ms_1"}
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.99, 99.0), (0.5, 50.0), (1.0, 100.0), (0.0, 1.0)])
+def test_percentile_is_the_value_that_so_many_do_not_exceed(share: float, value: float) -> None:
+    assert percentile([float(number) for number in range(1, 101)], share) == value
+
+
+def test_recovery_is_measured_from_a_real_kill() -> None:
+    assert 0 < recovery_figures(rounds=1)["recovery_s"] < 60
+
+
+def test_trainer_on_paper_knows_no_torch() -> None:
+    code = "import json, sys, tests.paper_trainer; print(json.dumps('torch' in sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT).stdout
+    assert json.loads(told) is False
