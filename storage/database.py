@@ -20,7 +20,7 @@ from storage.settings import Settings
 
 BUSY_TIMEOUT_MS = 10_000
 TAKE_LOCK = "BEGIN IMMEDIATE"
-ASK_AGAIN_S = (0.0005, 0.0015)
+ASK_AGAIN_S = (0.001, 0.004)
 
 
 class Database:
@@ -112,16 +112,17 @@ def _wait_for_lock(connection: Connection) -> None:
     """Begins as the one writer, as soon as that may be.
 
     SQLite's own way of waiting sleeps longer the longer it has waited, up to 0.1 s: a process that writes all the time
-    then keeps the lock to itself for seconds. Here all who wait ask again after a millisecond or so.
+    then keeps the lock to itself for seconds. Here all who wait ask again every few milliseconds; where they are many,
+    each has waited longer and asks less often.
     """
     driver = connection.connection.driver_connection
     assert isinstance(driver, sqlite3.Connection)
-    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    started = time.monotonic()
     driver.execute("PRAGMA busy_timeout = 0")
     try:
         # Asked below SQLAlchemy, whose errors cost more than the question.
-        while _is_held(driver) and time.monotonic() < deadline:
-            time.sleep(random.uniform(*ASK_AGAIN_S))
+        while _is_held(driver) and (waited_s := time.monotonic() - started) < BUSY_TIMEOUT_MS / 1000:
+            time.sleep(random.uniform(0.5, 1.5) * min(max(waited_s / 8, ASK_AGAIN_S[0]), ASK_AGAIN_S[1]))
         if not driver.in_transaction:
             connection.exec_driver_sql(TAKE_LOCK)
     finally:

@@ -1,19 +1,25 @@
 """The queue: every attempt has one owner, and only it writes."""
 
+import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 
 from storage.checkpoints import add_checkpoint, list_checkpoints
-from storage.database import Database
+from storage.database import Database, open_database
 from storage.jobs import events_after, get_job, request_stop
 from storage.queue import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress, claim_next
+from storage.schema.base import new_id
 from storage.schema.job import Job, JobStatus, StopRequest
 from storage.schema.prefix import Prefix
-from storage.settings import Settings
+from storage.settings import Settings, read_settings
 from tests.stored import PREFIX_FIELDS, add_base_model, add_job, claim
 
 CLAIMER = """
@@ -49,10 +55,8 @@ def states(database: Database, job_id: str) -> list[str]:
         return [event.data["status"] for event in events_after(session, job_id) if event.kind == "state"]
 
 
-@pytest.mark.parametrize("num_claimers", [2, 8])
-def test_processes_claim_every_job_once(database: Database, settings: Settings, num_claimers: int) -> None:
-    with database.write() as session:
-        jobs = {add_job(session, name=f"job {number}").id for number in range(100)}
+def claims_of(settings: Settings, num_claimers: int) -> list[str]:
+    """What so many processes claim that start at once; each must end well."""
     claimers = [
         subprocess.Popen(
             [sys.executable, "-c", CLAIMER, settings.database_url, f"claimer {number}"],
@@ -66,10 +70,36 @@ def test_processes_claim_every_job_once(database: Database, settings: Settings, 
         assert claimer.stdin is not None
         claimer.stdin.write("start\n")
         claimer.stdin.flush()
-    claimed = [line for claimer in claimers for line in claimer.communicate(timeout=60)[0].splitlines()]
-
+    with ThreadPoolExecutor(num_claimers) as pool:
+        told = list(pool.map(lambda claimer: claimer.communicate(timeout=240)[0], claimers))
     assert [claimer.returncode for claimer in claimers] == [0] * num_claimers
-    assert sorted(claimed) == sorted(f"{job_id} 1" for job_id in jobs)
+    return [line for lines in told for line in lines.splitlines()]
+
+
+@pytest.mark.parametrize("num_claimers", [2, 8])
+def test_processes_claim_every_job_once(database: Database, settings: Settings, num_claimers: int) -> None:
+    with database.write() as session:
+        jobs = {add_job(session, name=f"job {number}").id for number in range(100)}
+    assert sorted(claims_of(settings, num_claimers)) == sorted(f"{job_id} 1" for job_id in jobs)
+
+
+@pytest.mark.slow
+def test_sixteen_processes_claim_each_of_ten_thousand_jobs_once(migrated_database: Path) -> None:
+    """In memory where there is such a folder: who gets a job does not depend on when it reaches the disk."""
+    fast = Path("/dev/shm")
+    with TemporaryDirectory(dir=fast if os.access(fast, os.W_OK) else None) as folder:
+        shutil.copy(migrated_database, Path(folder) / "studio.db")
+        settings = read_settings({"PREFIX_STUDIO_HOME": folder})
+        database = open_database(settings)
+        with database.write() as session:
+            first = add_job(session)
+            session.flush()
+            columns = {column.name: getattr(first, column.name) for column in Job.__table__.columns}
+            copies = [{**columns, "id": new_id(), "position": 2.0 + number} for number in range(9_999)]
+            session.execute(insert(Job), copies)
+        database.close()
+        claimed = claims_of(settings, num_claimers=16)
+    assert sorted(claimed) == sorted(f"{copy['id']} 1" for copy in [columns, *copies])
 
 
 def test_claim_gives_the_first_of_the_highest_priority(database: Database) -> None:
