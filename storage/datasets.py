@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from storage.errors import ConflictError, NotFoundError
 from storage.names import check_name
+from storage.quotes import quoted
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.schema.job import ACTIVE_STATUSES, Job
 from storage.settings import OWNER
@@ -106,7 +107,7 @@ def get_dataset(session: Session, dataset_id: str) -> tuple[Dataset, DatasetVers
     """
     found = session.execute(_with_latest_version().where(Dataset.id == dataset_id)).one_or_none()
     if found is None:
-        raise NotFoundError(f"There is no dataset with the id {dataset_id!r}. It may have been deleted.")
+        raise NotFoundError(f"There is no dataset with the id {quoted(dataset_id)}. It may have been deleted.")
     return found[0], found[1]
 
 
@@ -120,7 +121,9 @@ def get_version(session: Session, version_id: str) -> DatasetVersion:
         select(DatasetVersion).where(DatasetVersion.id == version_id, DatasetVersion.owner == OWNER)
     )
     if version is None:
-        raise NotFoundError(f"There is no version of a dataset with the id {version_id!r}. It may have been deleted.")
+        raise NotFoundError(
+            f"There is no version of a dataset with the id {quoted(version_id)}. It may have been deleted."
+        )
     return version
 
 
@@ -189,9 +192,9 @@ def delete_dataset(session: Session, dataset_id: str) -> None:
         .order_by(Job.created_at)
     ).all()
     if jobs:
-        listed = ", ".join(f"{job.name!r} ({job.status})" for job in jobs)
+        listed = ", ".join(f"{quoted(job.name)} ({job.status})" for job in jobs)
         raise ConflictError(
-            f"{dataset.name!r} is needed by {listed}. Wait until that has ended, or discard it, then delete this."
+            f"{quoted(dataset.name)} is needed by {listed}. Wait until that has ended, or discard it, then delete this."
         )
     session.delete(dataset)
     session.flush()

@@ -123,7 +123,7 @@ def test_a_file_is_read_anew_with_other_options(context: AppContext, tmp_path: P
     first = uploaded(context, tmp_path)
     second = datasets.change(context, first["id"], {"options": {"header": False}})
     assert (second["version"], second["columns"], second["num_rows"]) == (2, ["column_1", "column_2"], 43)
-    assert second["origin"]["done"] == ["Read the file anew with header False."]
+    assert second["origin"]["done"] == ["Read the file anew with header false."]
     third = datasets.change(context, first["id"], {"options": {"header": True}})
     assert third["content_hash"] == first["content_hash"]
 
@@ -199,7 +199,7 @@ def test_rest_previews_repairs_lists_and_downloads(client: TestClient, context: 
 @pytest.mark.parametrize(
     ("body", "status", "sentence"),
     [
-        ({"repairs": ["no such"]}, 422, "There is no repair 'no such'"),
+        ({"repairs": ["no such"]}, 422, "There is no repair “no such”"),
         ({"repairs": ["drop_duplicates"], "version": 1}, 422, "cannot be changed together"),
         ({"version": 9}, 404, "no version 9"),
         ({"options": {"delimiter": "long"}}, 422, "one character"),

@@ -112,7 +112,7 @@ def test_an_upload_over_the_cap_is_413(client: TestClient, settings: Settings) -
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"mapping": "{"}, "The field 'mapping' is not valid JSON"),
+        ({"mapping": "{"}, "The field “mapping” is not valid JSON"),
         ({"mapping": "[1]"}, "expected a JSON object"),
         ({"mapping": '{"template": "{nope}"}'}, "names {nope}"),
         ({"options": '{"delimiter": ""}'}, "expected one character"),
@@ -133,7 +133,7 @@ def test_an_upload_without_a_file_is_told_so(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "options", "status", "code", "sentence"),
     [
-        ("GET", "/api/v1/datasets/nope", {}, 404, "not_found", "There is no dataset with the id 'nope'"),
+        ("GET", "/api/v1/datasets/nope", {}, 404, "not_found", "There is no dataset with the id “nope”"),
         (
             "PATCH",
             "/api/v1/datasets/nope",

@@ -81,8 +81,8 @@ def test_own_parts_are_kept_apart(context: AppContext, tmp_path: Path) -> None:
     [
         ({"template": "{title}"}, r"names \{title\}, but the table has no such column; it has \{text\}, \{label\}"),
         ({"template": "Say it."}, "names no column"),
-        ({"target": "mood"}, "to come from 'mood', but the table has no such column"),
-        ({"prompt": "{text}"}, "no field 'prompt'"),
+        ({"target": "mood"}, "to come from “mood”, but the table has no such column"),
+        ({"prompt": "{text}"}, "no field “prompt”"),
         ({"rendering": "fancy"}, "expected one of auto, plain, chat"),
         ({"validation_fraction": 0.9}, "expected a number from 0 to 0.5"),
         ({"validation_fraction": float("nan")}, "expected a number"),
@@ -137,7 +137,7 @@ def test_change_counts_the_findings_anew(context: AppContext, tmp_path: Path) ->
     ("changes", "sentence"),
     [
         ({"mapping": {"template": "{nope}"}}, "no such column"),
-        ({"columns": []}, "no field 'columns' to change"),
+        ({"columns": []}, "no field “columns” to change"),
         ({"name": " "}, "name is empty"),
     ],
 )

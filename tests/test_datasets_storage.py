@@ -64,7 +64,7 @@ def test_rename_checks_the_name(database: Database) -> None:
 
 
 def test_missing_dataset_and_version_are_told(database: Database) -> None:
-    with pytest.raises(NotFoundError, match="no dataset with the id 'x'"), database.read() as session:
+    with pytest.raises(NotFoundError, match="no dataset with the id “x”"), database.read() as session:
         get_dataset(session, "x")
     with pytest.raises(NotFoundError, match="no version of a dataset"), database.read() as session:
         get_version(session, "x")
@@ -81,7 +81,7 @@ def test_delete_is_refused_while_a_job_needs_the_dataset(database: Database, sta
             pause_job(session, job.id)
     if state == "running":
         claim(database)
-    with pytest.raises(ConflictError, match=rf"needed by 'Reviews' \({state}\)"), database.write() as session:
+    with pytest.raises(ConflictError, match=rf"needed by “Reviews” \({state}\)"), database.write() as session:
         delete_dataset(session, dataset_id)
 
 

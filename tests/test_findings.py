@@ -28,7 +28,7 @@ def test_no_answer_at_all_blocks_and_comes_first(store: ArtifactStore) -> None:
     found = find(store, train=[(f"text {index}", "") for index in range(20)] + [("one", "a")])
     assert next(iter(found)) == "no_usable_rows"
     assert found["no_usable_rows"]["severity"] == "blocks"
-    assert "1 row has an answer in 'label'" in found["no_usable_rows"]["message"]
+    assert "1 row has an answer in “label”" in found["no_usable_rows"]["message"]
     assert len(found["empty_target"]["rows"]) == 10
     assert len(found["empty_target"]["cases"]) == 3
 
@@ -111,7 +111,7 @@ def test_spellings_of_one_class_are_told(store: ArtifactStore) -> None:
     rows = [*clean(), ("new", "A"), ("newer", " b"), ("newest", "a ")]
     found = find(store, train=rows)["similar_labels"]
     assert found["rows"] == [41, 42, 43]
-    assert "'A' and 'a'" in found["message"]
+    assert "“A” and “a”" in found["message"]
 
 
 def test_a_held_out_file_with_its_own_spellings_is_told(store: ArtifactStore) -> None:
@@ -127,8 +127,8 @@ def test_texts_are_no_classes(store: ArtifactStore) -> None:
 def test_rare_and_dominating_classes_are_told(store: ArtifactStore) -> None:
     rows = [(f"text {index}", "ham") for index in range(90)] + [(f"win {index}", "spam") for index in range(4)]
     found = find(store, train=rows)
-    assert "96% of the rows have the answer 'ham'" in found["dominating_class"]["message"]
-    assert "'spam' (4)" in found["rare_classes"]["message"]
+    assert "96% of the rows have the answer “ham”" in found["dominating_class"]["message"]
+    assert "“spam” (4)" in found["rare_classes"]["message"]
     assert found["rare_classes"]["rows"] == [91, 92, 93, 94]
 
 
@@ -136,7 +136,7 @@ def test_constant_columns_are_noted_with_what_they_hold(store: ArtifactStore) ->
     rows = [("", "v1", text, label) for text, label in clean()]
     columns = ("note", "version", "text", "label")
     found = find(store, columns=columns, prompt=("version", "text"), train=rows)["constant_columns"]
-    assert "'note' (empty), 'version' ('v1')" in found["message"]
+    assert "“note” (empty), “version” (“v1”)" in found["message"]
     assert [(each["kind"], each["columns"]) for each in found["repairs"]] == [
         ("drop_columns", ["note"]),
         ("leave_out_of_prompt", ["version"]),

@@ -79,7 +79,7 @@ def test_one_of_several_subsets_is_asked_for(server: HubServer) -> None:
         look_up_dataset(HUB_ID, subset=None, max_bytes=10**9, endpoint=server.url)
     found = look_up_dataset(HUB_ID, subset="fr", max_bytes=10**9, endpoint=server.url)
     assert [file.name for file in found.files] == ["fr/train-0.parquet"]
-    with pytest.raises(InvalidInputError, match="no subset 'it'; it has de, fr"):
+    with pytest.raises(InvalidInputError, match="no subset “it”; it has de, fr"):
         look_up_dataset(HUB_ID, subset="it", max_bytes=10**9, endpoint=server.url)
 
 

@@ -176,7 +176,7 @@ REFUSED = [
     ("t.csv", b"\n \n", None, "nothing but blanks"),
     ("t.csv", b"text,label\n", None, "no rows beneath its header"),
     ("t.json", b"[]", None, "has no columns"),
-    ("t.csv", b"text\na\n", None, "only one column, 'text'"),
+    ("t.csv", b"text\na\n", None, "only one column, “text”"),
     ("t.csv", b"text,label\na,x\nb,y,z\n", 2, r"Row 2 of t.csv \(line 3\) has 3 fields; expected 2"),
     ("t.csv", b'text,label\n"a\nb",x\nb\n', 2, r"Row 2 of t.csv \(line 4\) has 1 field; expected 2"),
     (
@@ -187,12 +187,12 @@ REFUSED = [
     ),
     ("t.csv", b'text,label\n"a"b,x\nc,y\n', 1, "a double quote inside a quoted field"),
     ("t.csv", b"text,label\na,x\nb,y\0\n", 2, "a NUL character in the column 'label'"),
-    ("t.csv", b"text,text\na,b\n", None, "Columns 1 and 2 of t.csv are both called 'text'"),
+    ("t.csv", b"text,text\na,b\n", None, "Columns 1 and 2 of t.csv are both called “text”"),
     ("t.csv", b"text,label\na\xed\xa0\x80,x\n", None, "Line 2 of t.csv holds half of a character"),
     ("t.csv", "text,label\néé,x\nüü,y\nöö,z\näää,z\n".encode() + b"\xff,x\n", None, "is UTF-8, but line 6"),
     ("t.jsonl", b'{"a": "x", "b": "\\ud83d"}', 1, "Row 1 of t.jsonl has half of a character .* column 'b'"),
     ("t.jsonl", b'{"a": "x", "b": "y"}\n{"a": "x" "b": 1}', 2, "not valid JSON: .* in line 2, near"),
-    ("t.jsonl", b'{"a": "x", "a": "y"}', 1, "has the field 'a' twice"),
+    ("t.jsonl", b'{"a": "x", "a": "y"}', 1, "has the field “a” twice"),
     ("t.json", b'[{"a": 1, "b": 2},\n{"a": 1, "b"', 2, "ends in the middle of row 2, which begins in line 2"),
     ("t.json", b'[{"a": 1, "b": 2}]\n[]', None, "goes on after its array ends, in line 2"),
     ("t.json", b"[1, 2]", 1, "is a number; expected an object"),
@@ -206,7 +206,7 @@ REFUSED = [
     ("t.json", b"text,label\n", None, "no JSON table"),
     ("t.parquet", b"PAR1", None, "damaged or cut-off Parquet"),
     ("t.parquet", parquet_bytes(pa.Table.from_pylist(ROWS * 100))[:300], None, "damaged or cut-off Parquet"),
-    ("t.parquet", parquet_bytes(pa.table({"a": [b"x"], "b": ["y"]})), None, "'a' of t.parquet holds binary data"),
+    ("t.parquet", parquet_bytes(pa.table({"a": [b"x"], "b": ["y"]})), None, "“a” of t.parquet holds binary data"),
     ("t.csv.gz", gzip.compress(b"text,label\n" + bytes(range(40, 120)) * 200)[:-30], None, "damaged or cut off"),
     ("t.csv.gz", gzip.compress(gzip.compress(b"text,label\na,x\n")), None, "packed with gzip twice"),
 ]
@@ -266,7 +266,7 @@ def test_files_whose_names_tell_no_parts_are_refused(tmp_path: Path, names: list
 
 def test_files_with_other_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InvalidInputError, match=r"test.csv are not those of train.csv: it lacks 'label' and has 'gold'"
+        InvalidInputError, match=r"test.csv are not those of train.csv: it lacks “label” and has “gold”"
     ):
         read(tmp_path, {"train.csv": b"text,label\na,x\n", "test.csv": b"text,gold\na,x\n"})
 
@@ -355,14 +355,41 @@ def test_an_upload_over_the_cap_is_refused_before_it_is_read(
     [
         ({"encoding": "klingon"}, "no text encoding"),
         ({"encoding": "hex"}, "no text encoding"),
+        ({"encoding": "punycode"}, "no text encoding"),
+        ({"encoding": "unicode_escape"}, "no text encoding"),
         ({"delimiter": ",,"}, "expected one character"),
+        ({"delimiter": 7}, "The separator is 7; expected one character"),
+        ({"delimiter": "\0"}, "The separator is “␀”; expected one character"),
         ({"header": "yes"}, "expected true or false"),
-        ({"quote": '"'}, "no reading option 'quote'"),
+        ({"quote": '"'}, "no reading option “quote”"),
     ],
 )
 def test_reading_options_are_checked(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         ReadOptions.from_dict(values)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.json", "t.jsonl"])
+def test_a_text_that_is_not_in_the_encoding_that_was_told_is_refused(tmp_path: Path, name: str) -> None:
+    rows = [{"text": f"text {number}", "label": "a"} for number in range(12)]
+    lines = {"t.csv": "text,label\na,x\nb,y\n", "t.json": json.dumps(rows), "t.jsonl": "\n".join(map(json.dumps, rows))}
+    with pytest.raises(
+        InvalidInputError, match=f"{name} is not text in the encoding utf-16. Choose the right encoding"
+    ):
+        rows_of(tmp_path, name, lines[name], ReadOptions(encoding="utf-16"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("t.csv", "te\0xt,label\na,x\nb,y\n"),
+        ("t.jsonl", '{"te\\u0000xt": "a", "label": "x"}\n{"te\\u0000xt": "b", "label": "y"}\n'),
+        ("t.jsonl", '{"te\\ud800xt": "a", "label": "x"}\n{"te\\ud800xt": "b", "label": "y"}\n'),
+    ],
+)
+def test_a_column_whose_name_is_no_text_is_refused(tmp_path: Path, name: str, data: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"The name of column 1 of .* half of a character, which is no text"):
+        rows_of(tmp_path, name, data)
 
 
 def test_all_tasks_open_with_the_rows_that_they_have(tmp_path: Path, shared_folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_first_visible_sheet_with_a_table_is_taken_and_another_may_be_told(t
     detected = read(tmp_path, {"t.xlsx": data})[0]["detected"]
     assert (detected["sheet"], detected["choices"]["sheet"]) == ("Data", ["Old", "About", "Data", "More"])
     assert rows_of(tmp_path, "t.xlsx", data, ReadOptions(sheet="More")) == [{"q": "1", "a": "2"}]
-    with pytest.raises(InvalidInputError, match="no sheet 'Nope'; it has Old, About"):
+    with pytest.raises(InvalidInputError, match="no sheet “Nope”; it has Old, About"):
         read(tmp_path, {"t.xlsx": data}, ReadOptions(sheet="Nope"))
 
 
@@ -126,8 +126,8 @@ def test_a_workbook_that_swells_is_refused(tmp_path: Path) -> None:
             changed(workbook_bytes({"Data": TABLE}), "xl/workbook.xml", b"<workbook", b"<!DOCTYPE a []><workbook"),
             "document type",
         ),
-        (workbook_bytes({"Data": []}), "'Data' of t.xlsx is empty"),
-        (workbook_bytes({"Data": [["a", "a"], ["1", "2"], ["3", "4"]]}), "both called 'a'"),
+        (workbook_bytes({"Data": []}), "“Data” of t.xlsx is empty"),
+        (workbook_bytes({"Data": [["a", "a"], ["1", "2"], ["3", "4"]]}), "both called “a”"),
     ],
 )
 def test_a_bad_workbook_is_refused_in_a_sentence(tmp_path: Path, data: bytes, sentence: str) -> None:

@@ -153,13 +153,16 @@ def test_repairs_that_leave_nothing_are_refused(store: ArtifactStore, tmp_path: 
 @pytest.mark.parametrize(
     ("wishes", "sentence"),
     [
-        (["drop_it_all"], "no repair 'drop_it_all'"),
+        (["drop_it_all"], "no repair “drop_it_all”"),
         ("everything", "expected a list"),
         ([], "expected a list"),
         ([{"kind": "drop_rows", "rows": {"train": [0]}}], "expected numbers from 1"),
         ([{"kind": "drop_rows"}], "expected numbers from 1"),
         ([{"kind": "drop_columns", "columns": ["no such"]}], "expected some of text, label"),
-        ([{"kind": "trim_targets", "shell": "rm"}], "has no field 'shell'"),
+        ([{"kind": ["drop_rows"]}], r'no repair \["drop_rows"\]'),
+        (["leave_out_of_prompt"], "leave_out_of_prompt needs the names of columns"),
+        ([{"kind": "drop_columns", "columns": []}], "drop_columns needs the names of columns"),
+        ([{"kind": "trim_targets", "shell": "rm"}], "has no field “shell”"),
     ],
 )
 def test_wishes_that_cannot_be_met_are_refused(store: ArtifactStore, wishes: Any, sentence: str) -> None:

@@ -17,6 +17,7 @@ from app.context import AppContext
 from app.services import dataset_files, dataset_repairs, datasets, lengths, reading
 from storage.disk import refusing_full_disk
 from storage.errors import InvalidInputError, TooLargeError
+from storage.quotes import quoted
 
 router = APIRouter(prefix="/datasets", tags=["Datasets"])
 
@@ -164,9 +165,9 @@ def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"The field {name!r} is not valid JSON: {error}.") from error
+        raise InvalidInputError(f"The field {quoted(name)} is not valid JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise InvalidInputError(f"The field {name!r} is {text[:60]!r}; expected a JSON object.")
+        raise InvalidInputError(f"The field {quoted(name)} is {quoted(text[:60])}; expected a JSON object.")
     return value
 
 

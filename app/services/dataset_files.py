@@ -14,6 +14,7 @@ from app.context import AppContext
 from app.services.dataset_order import work_folder
 from storage import datasets as stored
 from storage.errors import ConflictError, NotFoundError
+from storage.quotes import quoted
 from storage.rows import stored_path
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.tables.view import iterate_columns
@@ -102,7 +103,7 @@ def csv_file(
     dataset, version = version_of(context, dataset_id, number)
     parts: Mapping[str, str] = version.blobs
     if part not in parts:
-        raise NotFoundError(f"This version has no part {part!r}; it has {', '.join(parts)}.")
+        raise NotFoundError(f"This version has no part {quoted(part)}; it has {', '.join(parts)}.")
     stem = dataset.name.removesuffix(".gz").rsplit(".", 1)[0] or "table"
     ending = f"-{part}" if len(parts) > 1 else ""
     path = stored_path(context.store, parts[part])
@@ -142,7 +143,7 @@ def _inert(cell: str) -> str:
 
 def _raw_folder(context: AppContext, dataset_id: str) -> Path:
     if not dataset_id.isalnum():
-        raise NotFoundError(f"There is no dataset with the id {dataset_id!r}.")
+        raise NotFoundError(f"There is no dataset with the id {quoted(dataset_id)}.")
     return work_folder(context) / f"raw-{dataset_id}"
 
 

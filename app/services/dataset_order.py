@@ -10,6 +10,7 @@ from storage.doctor.finding import Finding, Repair, counted, finding, ranked
 from storage.doctor.order import Order
 from storage.doctor.run import look
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.rows import stored_path
 from storage.tables.guess import guess_mapping
 from storage.tables.preview import distinct_values, sample_rows
@@ -98,7 +99,9 @@ def repaired_mapping(
     gone = {name for each in repairs if each["kind"] == "drop_columns" for name in each.get("columns", [])}
     out = {name for each in repairs if each["kind"] == "leave_out_of_prompt" for name in each.get("columns", [])}
     if mapping["target"] in gone:
-        raise InvalidInputError(f"{mapping['target']!r} is the answer, so it cannot be removed. Choose another column.")
+        raise InvalidInputError(
+            f"{quoted(mapping['target'])} is the answer, so it cannot be removed. Choose another column."
+        )
     template = mapping["template"]
     if taken := (gone | out) & set(template_columns(template)):
         template = _without(template, taken)

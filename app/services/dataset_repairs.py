@@ -20,6 +20,7 @@ from storage.doctor.order import Order
 from storage.doctor.repairs import read_repairs
 from storage.doctor.run import mend, try_repairs
 from storage.errors import ConflictError, InvalidInputError
+from storage.quotes import quoted
 from storage.rows import stored_path
 from storage.schema.dataset import DatasetVersion
 
@@ -121,7 +122,7 @@ def _keep_mapping(
     context: AppContext, dataset_id: str, version: DatasetVersion, after: dict[str, Any], order: Order
 ) -> None:
     found, report = examined(context, version.blobs, version.columns, after, detected=version.detected)
-    named = ", ".join(repr(name) for each in order.repairs for name in each.get("columns", []))
+    named = ", ".join(quoted(name) for each in order.repairs for name in each.get("columns", []))
     origin = {"kind": "repair", "of": version.number, "done": [f"Took {named} out of the prompt."]}
     with context.database.write() as session:
         stored.add_version(session, dataset_id, mapping=after, findings=found, report=report, origin=origin)

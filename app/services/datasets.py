@@ -14,6 +14,7 @@ from app.services.mapping import complete_mapping, mapping_findings, render_samp
 from storage import datasets as stored
 from storage.doctor.finding import Finding
 from storage.errors import InvalidInputError, NotFoundError
+from storage.quotes import quoted
 from storage.rows import read_rows, usable_indices
 from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parse import parse_upload
@@ -99,7 +100,7 @@ def change(context: AppContext, dataset_id: str, changes: Mapping[str, Any]) -> 
     """
     unknown = sorted(set(changes) - set(CHANGES))
     if unknown:
-        raise InvalidInputError(f"A dataset has no field {unknown[0]!r} to change; it has {', '.join(CHANGES)}.")
+        raise InvalidInputError(f"A dataset has no field {quoted(unknown[0])} to change; it has {', '.join(CHANGES)}.")
     ways = [way for way in ("options", "version") if changes.get(way) is not None]
     ways += ["repairs"] if "repairs" in changes else ["mapping"] if "mapping" in changes else []
     if len(ways) > 1:
@@ -199,7 +200,7 @@ def _parsed(
 def _read_anew(context: AppContext, dataset_id: str, options: Any) -> None:
     """Reads the uploaded file with other options; the mapping is guessed anew where its columns are gone."""
     if not isinstance(options, Mapping):
-        raise InvalidInputError(f"options is {options!r}; expected an object such as {{'delimiter': ';'}}.")
+        raise InvalidInputError(f'options is {quoted(options)}; expected an object such as {{"delimiter": ";"}}.')
     files, earlier = dataset_files.require_upload(context, dataset_id)
     whole = {name: value for name, value in {**earlier, **options}.items() if value is not None}
     table = _parsed(context, files, whole, {})
@@ -209,7 +210,7 @@ def _read_anew(context: AppContext, dataset_id: str, options: Any) -> None:
     if table.columns != version.columns:
         mapping = guessed(context, table.blobs["train"], table.columns)
     found, report = examined(context, table.blobs, table.columns, mapping, detected=table.detected)
-    told = ", ".join(f"{name} {value!r}" for name, value in whole.items()) or "nothing told"
+    told = ", ".join(f"{name} {quoted(value)}" for name, value in whole.items()) or "nothing told"
     origin = {"kind": "reading", "of": version.number, "done": [f"Read the file anew with {told}."], "options": whole}
     with context.database.write() as session:
         stored.add_version(
@@ -220,7 +221,7 @@ def _read_anew(context: AppContext, dataset_id: str, options: Any) -> None:
 
 def _go_back(context: AppContext, dataset_id: str, number: Any) -> None:
     if type(number) is not int:
-        raise InvalidInputError(f"version is {number!r}; expected the number of an earlier version.")
+        raise InvalidInputError(f"version is {quoted(number)}; expected the number of an earlier version.")
     with context.database.write() as session:
         stored.restore_version(session, dataset_id, number)
 

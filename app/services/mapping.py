@@ -6,6 +6,7 @@ from typing import Any
 from storage.doctor.finding import Finding, finding
 from storage.doctor.repairs import repair
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.tables.view import CONVERSATION
 from worker.engine.conversations import ConversationError, is_conversation, split_last_answer, transcript
 from worker.engine.rendering import InvalidTemplateError, check_template, render_prompt, template_columns
@@ -28,10 +29,12 @@ def complete_mapping(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[
         InvalidInputError: A name is unknown, or a value is not of its kind or out of its range.
     """
     if not isinstance(given, Mapping):
-        raise InvalidInputError(f"The mapping is {given!r}; expected an object with the fields {', '.join(base)}.")
+        raise InvalidInputError(
+            f"The mapping is {quoted(given)}; expected an object with the fields {', '.join(base)}."
+        )
     unknown = sorted(set(given) - set(base))
     if unknown:
-        raise InvalidInputError(f"The mapping has no field {unknown[0]!r}; it knows {', '.join(base)}.")
+        raise InvalidInputError(f"The mapping has no field {quoted(unknown[0])}; it knows {', '.join(base)}.")
     mapping = {**base, **given}
     for name, limit in (
         ("template", MAX_TEMPLATE_CHARACTERS),
@@ -40,7 +43,9 @@ def complete_mapping(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[
     ):
         _check_text(name, mapping[name], limit)
     if mapping["rendering"] not in RENDERINGS:
-        raise InvalidInputError(f"rendering is {mapping['rendering']!r}; expected one of {', '.join(RENDERINGS)}.")
+        raise InvalidInputError(
+            f"rendering is {quoted(mapping['rendering'])}; expected one of {', '.join(RENDERINGS)}."
+        )
     _check_number("validation_fraction", mapping["validation_fraction"], (int, float), MAX_FRACTION)
     _check_number("seed", mapping["seed"], (int,), MAX_SEED)
     return mapping
@@ -48,7 +53,7 @@ def complete_mapping(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[
 
 def _check_text(name: str, value: Any, limit: int) -> None:
     if not isinstance(value, str):
-        raise InvalidInputError(f"{name} is {value!r}; expected text.")
+        raise InvalidInputError(f"{name} is {quoted(value)}; expected text.")
     if limit and len(value) > limit:
         raise InvalidInputError(f"{name} has {len(value):,} characters; expected at most {limit:,}. Shorten it.")
     if any("\ud800" <= character <= "\udfff" or character == "\0" for character in value):
@@ -58,7 +63,7 @@ def _check_text(name: str, value: Any, limit: int) -> None:
 def _check_number(name: str, value: Any, kinds: tuple[type, ...], high: float) -> None:
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= high:
-        raise InvalidInputError(f"{name} is {value!r}; expected a number from 0 to {high:g}.")
+        raise InvalidInputError(f"{name} is {quoted(value)}; expected a number from 0 to {high:g}.")
 
 
 def mapping_findings(mapping: Mapping[str, Any], columns: Sequence[str]) -> list[Finding]:
@@ -71,7 +76,7 @@ def mapping_findings(mapping: Mapping[str, Any], columns: Sequence[str]) -> list
         found.append(finding(error.code, "blocks", error.message))
     if target not in columns:
         listed = ", ".join(columns)
-        message = f"The answer is to come from {target!r}, but the table has no such column; it has {listed}."
+        message = f"The answer is to come from {quoted(target)}, but the table has no such column; it has {listed}."
         found.append(finding("unknown_target", "blocks", message))
     elif target in template_columns(mapping["template"]) and target != CONVERSATION:
         message = (

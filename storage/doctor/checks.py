@@ -9,6 +9,7 @@ from storage.doctor.finding import Finding, Severity, counted, finding, ranked
 from storage.doctor.leaks import leak_findings
 from storage.doctor.repairs import repair
 from storage.doctor.scan import PartScan
+from storage.quotes import quoted
 from storage.tables.split import Numbers
 from storage.tables.table import Part
 from storage.tables.view import View
@@ -49,7 +50,7 @@ def _amount(scan: PartScan, target: str) -> list[Finding]:
     usable = int(scan.usable.sum())
     if usable < 2:
         message = (
-            f"{counted(usable, 'row has', 'rows have')} an answer in {target!r}; training needs at least two. "
+            f"{counted(usable, 'row has', 'rows have')} an answer in {quoted(target)}; training needs at least two. "
             "Choose another column for the answer, or fill it in."
         )
         return [finding("no_usable_rows", "blocks", message, usable)]
@@ -60,7 +61,9 @@ def _amount(scan: PartScan, target: str) -> list[Finding]:
         )
         found.append(finding("few_rows", "warns", message, usable))
     if len(np.unique(scan.targets[scan.usable])) == 1:
-        message = f"Every row has the same answer in {target!r}, so there is nothing to learn. Choose another column."
+        message = (
+            f"Every row has the same answer in {quoted(target)}, so there is nothing to learn. Choose another column."
+        )
         found.append(finding("constant_target", "warns", message, usable))
     return found
 
@@ -69,7 +72,8 @@ def _cells(scan: PartScan, where: str, target: str) -> list[Finding]:
     """Findings about single rows."""
     texts: dict[str, tuple[Severity, str, str, str, str]] = {
         "empty_target": (
-            "warns", "row", "rows", f"{where} without an answer in {target!r} will be left out.", "drop_empty_targets",
+            "warns", "row", "rows", f"{where} without an answer in {quoted(target)} will be left out.",
+            "drop_empty_targets",
         ),
         "empty_prompt": (
             "warns", "row has", "rows have", f" nothing in the columns of the prompt{where}.", "drop_empty_prompts",
@@ -124,7 +128,7 @@ def _spellings(scan: PartScan, spelling: Mapping[str, str], where: str) -> list[
     if not merged:
         return []
     rows = rows_of(scan, list(merged))
-    pairs = [f"{label!r} and {chosen!r}" for label, chosen in list(merged.items())[:MAX_NAMES_TOLD]]
+    pairs = [f"{quoted(label)} and {quoted(chosen)}" for label, chosen in list(merged.items())[:MAX_NAMES_TOLD]]
     message = (
         f"{counted(len(rows), 'row spells its answer', 'rows spell their answers')} apart from others only in case or "
         f"spaces{where}: {', '.join(pairs)}{' and more' if len(merged) > MAX_NAMES_TOLD else ''}."
@@ -137,16 +141,15 @@ def _classes(scan: PartScan, target: str) -> list[Finding]:
     counts = classes_of(scan)
     if few := rare(counts):
         rows = rows_of(scan, few)
-        named = ", ".join(f"{label!r} ({counts[label]})" for label in few[:MAX_NAMES_TOLD])
-        message = (
-            f"{counted(len(few), 'class of', 'classes of')} {target!r} {'has' if len(few) == 1 else 'have'} fewer than "
-            f"five rows: {named}{' and more' if len(few) > MAX_NAMES_TOLD else ''}. Bring more of them."
-        )
+        named = ", ".join(f"{quoted(label)} ({counts[label]})" for label in few[:MAX_NAMES_TOLD])
+        what = f"{counted(len(few), 'class of', 'classes of')} {quoted(target)}"
+        has, more = "has" if len(few) == 1 else "have", " and more" if len(few) > MAX_NAMES_TOLD else ""
+        message = f"{what} {has} fewer than five rows: {named}{more}. Bring more of them."
         found.append(finding("rare_classes", "warns", message, len(rows), rows + 1, [repair("drop_rare_classes")]))
     if (most := dominating(counts)) is not None:
         share = counts[most] / sum(counts.values())
         message = (
-            f"{share:.0%} of the rows have the answer {most!r}: always saying so would be right as often. "
+            f"{share:.0%} of the rows have the answer {quoted(most)}: always saying so would be right as often. "
             "Look at the F1 of each class rather than at the accuracy."
         )
         found.append(finding("dominating_class", "notes", message, counts[most], (), [repair("balance_classes")]))
@@ -158,7 +161,7 @@ def _columns(scan: PartScan, view: View) -> list[Finding]:
     if not names:
         return []
     shown = ", ".join(
-        f"{name!r} ({'empty' if not scan.constant[name].strip() else repr(scan.constant[name][:40])})"
+        f"{quoted(name)} ({'empty' if not scan.constant[name].strip() else quoted(scan.constant[name][:40])})"
         for name in names[:MAX_NAMES_TOLD]
     )
     in_prompt = [name for name in names if name in view.prompt]
@@ -166,7 +169,7 @@ def _columns(scan: PartScan, view: View) -> list[Finding]:
     message = (
         f"{counted(len(names), 'column holds', 'columns hold')} the same in every row: {shown}"
         f"{' and more' if len(names) > MAX_NAMES_TOLD else ''}. "
-        + (f"The prompt repeats {', '.join(map(repr, in_prompt[:MAX_NAMES_TOLD]))} each time." if in_prompt else "")
+        + (f"The prompt repeats {', '.join(map(quoted, in_prompt[:MAX_NAMES_TOLD]))} each time." if in_prompt else "")
     ).strip()
     mends = [repair("drop_columns", columns=outside)] if outside else []
     if in_prompt and len(in_prompt) < len(view.prompt):

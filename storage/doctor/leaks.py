@@ -4,6 +4,7 @@ from storage.doctor.classes import MIN_ROWS, classes_of
 from storage.doctor.finding import Finding, finding
 from storage.doctor.repairs import repair
 from storage.doctor.scan import PartScan
+from storage.quotes import quoted
 from storage.tables.view import View
 
 COPY_SHARE = 0.95
@@ -25,7 +26,7 @@ def leak_findings(scan: PartScan, view: View) -> list[Finding]:
     copying = [name for name in view.prompt if scan.copied[name] >= COPY_SHARE * usable]
     telling = [name for name in view.prompt if name not in copying and _tells(scan, name, len(classes), usable)]
     if named := copying + telling:
-        listed = ", ".join(map(repr, named))
+        listed = ", ".join(map(quoted, named))
         message = f"The prompt shows {listed}, which " + (
             "is the answer word for word." if copying else "goes with one answer each: the answer can be read off it."
         )

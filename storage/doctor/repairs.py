@@ -6,6 +6,7 @@ from typing import Any
 
 from storage.doctor.finding import Finding, Repair
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ KINDS: Mapping[str, RepairKind] = {
 """In the order in which they are done: first the text of cells, then rows, then columns."""
 
 CELL_KINDS = ("fix_mojibake", "remove_control_characters", "trim_targets", "merge_labels")
+OF_COLUMNS = ("drop_columns", "leave_out_of_prompt")
 MAX_ROWS_BY_NUMBER = 1_000_000
 
 
@@ -73,12 +75,14 @@ def read_repairs(wishes: Any, found: Sequence[Finding], columns: Sequence[str]) 
         wishes = [each for one in found for each in one.get("repairs", [])[:1] if each["safe"]]
     if not isinstance(wishes, list) or not wishes:
         raise InvalidInputError(
-            f"repairs is {wishes!r}; expected a list such as ['drop_empty_targets'], or 'safe' where something is "
-            "safe to repair."
+            f'repairs is {quoted(wishes)}; expected a list such as ["drop_empty_targets"], or "safe" where something '
+            "is safe to repair."
         )
     read = [_read(wish, columns) for wish in wishes]
     offered = {each["kind"]: each for one in found for each in one.get("repairs", [])}
     read = [{**offered.get(each["kind"], {}), **each} for each in read]
+    if lacking := next((each["kind"] for each in read if each["kind"] in OF_COLUMNS and not each.get("columns")), None):
+        raise InvalidInputError(f"The repair {lacking} needs the names of columns, since no finding offers it.")
     unique = {(each["kind"], str(each.get("columns")), str(each.get("rows"))): each for each in read}
     order = list(KINDS)
     return sorted(unique.values(), key=lambda each: order.index(each["kind"]))
@@ -86,12 +90,14 @@ def read_repairs(wishes: Any, found: Sequence[Finding], columns: Sequence[str]) 
 
 def _read(wish: Any, columns: Sequence[str]) -> Repair:
     wish = {"kind": wish} if isinstance(wish, str) else wish
-    if not isinstance(wish, dict) or wish.get("kind") not in KINDS:
+    if not isinstance(wish, dict) or wish.get("kind") not in tuple(KINDS):
         shown = wish.get("kind") if isinstance(wish, dict) else wish
-        raise InvalidInputError(f"There is no repair {shown!r}; expected one of {', '.join(KINDS)}.")
+        raise InvalidInputError(f"There is no repair {quoted(shown)}; expected one of {', '.join(KINDS)}.")
     unknown = sorted(set(wish) - {"kind", "label", "safe", "columns", "rows"})
     if unknown:
-        raise InvalidInputError(f"The repair {wish['kind']} has no field {unknown[0]!r}; it knows columns and rows.")
+        raise InvalidInputError(
+            f"The repair {wish['kind']} has no field {quoted(unknown[0])}; it knows columns and rows."
+        )
     if "columns" in wish:
         _check_columns(wish["columns"], columns)
     if wish["kind"] == "drop_rows":
@@ -101,7 +107,9 @@ def _read(wish: Any, columns: Sequence[str]) -> Repair:
 
 def _check_columns(named: Any, columns: Sequence[str]) -> None:
     if not isinstance(named, list) or not all(isinstance(name, str) and name in columns for name in named):
-        raise InvalidInputError(f"The columns of the repair are {named!r}; expected some of {', '.join(columns)}.")
+        raise InvalidInputError(
+            f"The columns of the repair are {quoted(named)}; expected some of {', '.join(columns)}."
+        )
 
 
 def _check_rows(rows: Any) -> None:

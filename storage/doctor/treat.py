@@ -17,6 +17,7 @@ from storage.doctor.order import Order
 from storage.doctor.repairs import CELL_KINDS, KINDS
 from storage.doctor.scan import scan_part
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.tables.table import Part
 from storage.tables.view import Cells, count_stored_rows, iterate_columns
 from storage.tables.writer import PartWriter
@@ -215,7 +216,7 @@ def treat(order: Order, folder: Path) -> dict[str, Any]:
 
 def _sentence(kind: str, count: int, columns: list[str] | None) -> str:
     if columns:
-        named = ", ".join(map(repr, columns))
+        named = ", ".join(map(quoted, columns))
         return f"Removed {named}." if kind == "drop_columns" else f"Took {named} out of the prompt."
     return f"{count:,} {'row' if count == 1 else 'rows'} {KINDS[kind].done}."
 

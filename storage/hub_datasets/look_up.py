@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from storage.bases.hub import COMMIT, TIMEOUT_S, HubFile, check_hub_id, told_in_sentences
 from storage.errors import InvalidInputError, NotFoundError, TooLargeError
+from storage.quotes import quoted
 from storage.tables.parts import part_of
 from storage.tables.table import PARTS, Part
 
@@ -107,7 +108,7 @@ def _subset(hub_id: str, files: list[HubFile], wish: str | None) -> tuple[list[H
             raise InvalidInputError(f"{hub_id} has {len(subsets)} subsets: {listed}. Choose one of them.")
     name = wish if wish is not None else next(iter(subsets))
     if name not in subsets:
-        raise InvalidInputError(f"{hub_id} has no subset {name!r}; it has {', '.join(sorted(subsets)[:20])}.")
+        raise InvalidInputError(f"{hub_id} has no subset {quoted(name)}; it has {', '.join(sorted(subsets)[:20])}.")
     if len(subsets[name]) > MAX_FILES:
         raise TooLargeError(f"{hub_id} has {len(subsets[name]):,} files; expected at most {MAX_FILES}.")
     return subsets[name], name if len(subsets) > 1 else ""

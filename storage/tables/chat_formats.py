@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 
 ROLES = {
     "system": "system",
@@ -61,7 +62,7 @@ def read_conversation(value: Any, row: int, name: str) -> list[Turn]:
     if value in (None, "", []):
         return []
     if not isinstance(value, list):
-        raise _refused(row, name, f"holds {str(value)[:40]!r} where its messages should be; expected a list")
+        raise _refused(row, name, f"holds {quoted(str(value)[:40])} where its messages should be; expected a list")
     turns = [_turn(turn, number, row, name) for number, turn in enumerate(value, start=1)]
     has_answer = any(turn["role"] == "assistant" and turn["content"].strip() for turn in turns[1:])
     return turns if has_answer else []
@@ -79,7 +80,7 @@ def _turn(turn: Any, number: int, row: int, name: str) -> Turn:
     role = ROLES.get(str(turn[key]).strip().lower())
     if role is None:
         known = "system, user, assistant or tool"
-        raise _refused(row, name, f"has the role {str(turn[key])[:40]!r} in message {number}; expected {known}")
+        raise _refused(row, name, f"has the role {quoted(str(turn[key])[:40])} in message {number}; expected {known}")
     return {"role": role, "content": _content(turn, number, row, name)}
 
 
@@ -113,7 +114,9 @@ def _joined(value: Any, number: int, row: int, name: str) -> str:
             next((part[key] for key in PART_KEYS if isinstance(part.get(key), str)), None) if kind in TEXTUAL else None
         )
         if found is None:
-            raise _refused(row, name, f"has a part of the type {str(kind)[:40]!r} in message {number}; expected text")
+            raise _refused(
+                row, name, f"has a part of the type {quoted(str(kind)[:40])} in message {number}; expected text"
+            )
         texts.append(found)
     return "".join(texts)
 

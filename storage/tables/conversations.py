@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.tables.chat_formats import is_conversation, is_sharegpt, read_conversation, write_conversation
 from storage.tables.readers import Cells, TableReader
 
@@ -101,7 +102,7 @@ def _parsed(cell: str, row: int, name: str) -> list[Any]:
         ) from error
     if not isinstance(value, list):
         raise InvalidInputError(
-            f"Row {row} of {name} holds {cell[:40]!r} where its messages should be; expected a list of them. "
+            f"Row {row} of {name} holds {quoted(cell[:40])} where its messages should be; expected a list of them. "
             "Repair or leave out that row.",
             row=row,
         )

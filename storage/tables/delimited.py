@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from storage.errors import InvalidInputError, StudioError
+from storage.quotes import quoted
 from storage.tables.dialect import (
     BACKSLASH,
     DELIMITERS,
@@ -170,7 +171,7 @@ class DelimitedReader:
         return guess_header([row for row in parse(sample, self._delimiter) if any(cell.strip() for cell in row)])
 
     def _ragged(self, found: int, expected: int, row: int, line: int) -> InvalidInputError:
-        separator = SEPARATOR_NAMES.get(self._delimiter, repr(self._delimiter))
+        separator = SEPARATOR_NAMES.get(self._delimiter, quoted(self._delimiter))
         remedy = (
             f"A text with a {separator} in it must stand in double quotes."
             if found > expected

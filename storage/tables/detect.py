@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 
 from storage.errors import InvalidInputError, StudioError
+from storage.quotes import quoted
 from storage.tables.containers import ZIP_MAGIC
 from storage.tables.delimited import DelimitedReader
 from storage.tables.encoding import detect_encoding, encoding_of_head
@@ -137,7 +138,7 @@ def _start(source: SourceFile, encoding: str) -> str:
             while start := text.read(source.limits.max_row_characters):
                 if stripped := start.lstrip():
                     return stripped
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise source.not_in(encoding) from error
     return ""
 
@@ -154,7 +155,7 @@ def _json_layout(source: SourceFile, start: str) -> JsonLayout | None:
     if start[0] not in "[{" or source.inner_name.endswith(DELIMITED_ENDINGS):
         if is_named_json:
             raise InvalidInputError(
-                f"{source.name} begins with {start[:20].strip()!r}, which is no JSON table. Expected an array "
+                f"{source.name} begins with {quoted(start[:20].strip())}, which is no JSON table. Expected an array "
                 "of objects, or one object on each line."
             )
         return None

@@ -98,7 +98,7 @@ class JsonReader:
         with self.source.text(self._encoding) as file:
             try:
                 text = file.read(cap + 1)
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:
                 raise self.source.not_in(self._encoding) from error
         if len(text) > cap:
             raise TooLargeError(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from storage.errors import InvalidInputError, StudioError, TooLargeError
+from storage.quotes import quoted
 from storage.tables.records import Scalar
 from storage.tables.sources import SourceFile
 
@@ -95,7 +96,8 @@ class _Window:
         raise InvalidInputError(
             f"{self._source.name} is cut off at line {self.line}. Upload the whole file again."
             if not found
-            else f"{self._source.name} has {found!r} in line {self.line}; expected {mark!r} there. Repair the file."
+            else f"{self._source.name} has {quoted(found)} in line {self.line}; expected {quoted(mark)} there. Repair "
+            "the file."
         )
 
     def end(self) -> None:
@@ -163,7 +165,7 @@ class _Window:
     def _read_more(self, size: int) -> bool:
         try:
             more = self._file.read(size)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise self._source.not_in(self._encoding) from error
         self._text = self._text[self._place :] + more
         self._place = 0
@@ -180,13 +182,14 @@ def refusal(error: Exception, source: SourceFile, row: int | None, line: int) ->
         )
     if isinstance(error, RepeatedKeyError):
         return InvalidInputError(
-            f"{where} (line {line}) has the field {str(error)[:80]!r} twice. Rename or remove one of them.", row=row
+            f"{where} (line {line}) has the field {quoted(str(error)[:80])} twice. Rename or remove one of them.",
+            row=row,
         )
     if isinstance(error, json.JSONDecodeError):
         line += error.lineno - 1
         near = error.doc[max(0, error.pos - 15) : error.pos + 15]
         return InvalidInputError(
-            f"{where} is not valid JSON: {error.msg.lower()} in line {line}, near {near!r}. Repair it there.",
+            f"{where} is not valid JSON: {error.msg.lower()} in line {line}, near {quoted(near)}. Repair it there.",
             row=row,
         )
     return InvalidInputError(f"{where} (line {line}) is not valid JSON. Repair it.", row=row)

@@ -1,14 +1,19 @@
 """How much a file may hold, so that no file can take the machine down."""
 
+import codecs
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.settings import MAX_UPLOAD_BYTES
 
 UNPACKED_FLOOR_BYTES = 64_000_000
 UNPACKED_RATIO = 100
 """Tables of texts shrink by a factor of 3 to 20 when they are compressed; a bomb shrinks by thousands."""
+
+NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
+"""Encodings of names and of program text, which no file is in."""
 
 TEXT_FORMATS = ("csv", "tsv", "json", "jsonl")
 
@@ -72,20 +77,22 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.encoding is not None and not _is_text_encoding(self.encoding):
             raise InvalidInputError(
-                f"{self.encoding!r} is no text encoding that is known here; expected a name such as utf-8 or cp1252."
+                f"{quoted(self.encoding)} is no text encoding that is known here; expected a name such as utf-8 or "
+                "cp1252."
             )
-        if self.delimiter is not None and (len(str(self.delimiter)) != 1 or self.delimiter in '"\r\n'):
+        if self.delimiter is not None and not _is_separator(self.delimiter):
             raise InvalidInputError(
-                f"The separator is {self.delimiter!r}; expected one character, such as a comma, a semicolon or a tab."
+                f"The separator is {quoted(self.delimiter)}; expected one character, such as a comma, a semicolon or a "
+                "tab."
             )
         if self.header is not None and not isinstance(self.header, bool):
-            raise InvalidInputError(f"header is {self.header!r}; expected true or false.")
+            raise InvalidInputError(f"header is {quoted(self.header)}; expected true or false.")
         if self.leave_out_ragged is not None and not isinstance(self.leave_out_ragged, bool):
-            raise InvalidInputError(f"leave_out_ragged is {self.leave_out_ragged!r}; expected true or false.")
+            raise InvalidInputError(f"leave_out_ragged is {quoted(self.leave_out_ragged)}; expected true or false.")
         if self.sheet is not None and not isinstance(self.sheet, str):
-            raise InvalidInputError(f"sheet is {self.sheet!r}; expected the name of a sheet.")
+            raise InvalidInputError(f"sheet is {quoted(self.sheet)}; expected the name of a sheet.")
         if self.format is not None and self.format not in TEXT_FORMATS:
-            raise InvalidInputError(f"format is {self.format!r}; expected one of {', '.join(TEXT_FORMATS)}.")
+            raise InvalidInputError(f"format is {quoted(self.format)}; expected one of {', '.join(TEXT_FORMATS)}.")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ReadOptions":
@@ -97,7 +104,7 @@ class ReadOptions:
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise InvalidInputError(f"There is no reading option {unknown[0]!r}; expected {', '.join(known)}.")
+            raise InvalidInputError(f"There is no reading option {quoted(unknown[0])}; expected {', '.join(known)}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,9 +112,13 @@ class ReadOptions:
         return asdict(self)
 
 
+def _is_separator(sign: object) -> bool:
+    return isinstance(sign, str) and len(sign) == 1 and sign not in '"\r\n\0'
+
+
 def _is_text_encoding(name: object) -> bool:
     try:
         # Codecs such as `hex` are known too, but encode() refuses them. For empty text it would not look at the name.
-        return isinstance(name, str) and bool("a".encode(name))
+        return isinstance(name, str) and bool("a".encode(name)) and codecs.lookup(name).name not in NOT_OF_FILES
     except (LookupError, ValueError):
         return False

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import InvalidInputError, TooLargeError
+from storage.quotes import quoted
 from storage.tables.readers import Cells, check_columns
 from storage.tables.records import MAX_FIELDS, Scalar, flatten, places
 from storage.tables.sources import SourceFile
@@ -86,7 +87,7 @@ class ParquetReader:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
             raise InvalidInputError(
-                f"The column {name!r} of {self.source.name} holds binary data; expected text. Leave it out."
+                f"The column {quoted(name)} of {self.source.name} holds binary data; expected text. Leave it out."
             )
         if pa.types.is_struct(kind) and 0 < kind.num_fields <= MAX_FIELDS and depth < self.source.limits.max_depth:
             for inner in kind:

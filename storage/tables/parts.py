@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.tables.conversations import ConversationReader
 from storage.tables.json_reader import JsonReader, columns_of
 from storage.tables.readers import TableReader, check_columns, check_width
@@ -96,8 +97,8 @@ def _compare(first: str, expected: Sequence[str], other: str, found: Sequence[st
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found if name not in expected]
     if missing or surplus:
-        told = [f"lacks {', '.join(map(repr, missing[:5]))}"] if missing else []
-        told += [f"has {', '.join(map(repr, surplus[:5]))} besides"] if surplus else []
+        told = [f"lacks {', '.join(map(quoted, missing[:5]))}"] if missing else []
+        told += [f"has {', '.join(map(quoted, surplus[:5]))} besides"] if surplus else []
         raise InvalidInputError(
             f"The columns of {other} are not those of {first}: it {' and '.join(told)}. "
             "Give all files the same columns."

@@ -1,12 +1,16 @@
 """What every reader of a format offers to the rest: columns, and rows of text in the order of the file."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.tables.sources import SourceFile
 
 Cells = list[str]
+
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class TableReader(Protocol):
@@ -45,9 +49,15 @@ def check_columns(names: Sequence[str], source: SourceFile) -> None:
     for number, name in enumerate(names, start=1):
         if not name:
             raise InvalidInputError(f"Column {number} of {source.name} has no name. Give it one, and upload it again.")
+        if NO_TEXT.search(name):
+            raise InvalidInputError(
+                f"The name of column {number} of {source.name}, {quoted(name)}, holds a NUL character or half of a "
+                "character, which is no text. Rename it."
+            )
         if name in seen:
             raise InvalidInputError(
-                f"Columns {seen[name]} and {number} of {source.name} are both called {name!r}. Rename one of them."
+                f"Columns {seen[name]} and {number} of {source.name} are both called {quoted(name)}. Rename one of "
+                "them."
             )
         seen[name] = number
     if len(names) > source.limits.max_columns:
@@ -65,8 +75,8 @@ def check_width(names: Sequence[str], source: SourceFile) -> None:
     """
     if len(names) < 2:
         raise InvalidInputError(
-            f"{source.name} has only one column, {names[0][:60]!r}; expected at least two, one for the prompt and one "
-            "for the answer. Where the columns are cut apart by something unusual, choose the separator."
+            f"{source.name} has only one column, {quoted(names[0][:60])}; expected at least two, one for the prompt "
+            "and one for the answer. Where the columns are cut apart by something unusual, choose the separator."
             if names
             else f"{source.name} has no columns. Give each row named fields, such as text and label."
         )

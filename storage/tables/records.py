@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.errors import InvalidInputError
+from storage.quotes import quoted
 from storage.tables.chat_formats import is_conversation
 
 MAX_FIELDS = 64
@@ -111,7 +112,7 @@ def _fill(
         if place is not None:
             if cells[place] is not None:
                 raise InvalidInputError(
-                    f"Row {row} has two fields that would both become the column {column!r}. Rename one of them.",
+                    f"Row {row} has two fields that would both become the column {quoted(column)}. Rename one of them.",
                     row=row,
                 )
             cells[place] = value if isinstance(value, str) else to_text(value)

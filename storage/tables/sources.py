@@ -87,7 +87,7 @@ class SourceFile:
     def _readline(self, text: io.TextIOWrapper, size: int, encoding: str) -> str:
         try:
             return text.readline(size)
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise self.not_in(encoding) from error
 
     def not_in(self, encoding: str) -> InvalidInputError:

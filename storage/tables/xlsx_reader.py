@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from storage.errors import InvalidInputError, StudioError, TooLargeError
+from storage.quotes import quoted
 from storage.tables.dialect import SAMPLE_LINES, column_names, guess_header
 from storage.tables.limits import ReadOptions
 from storage.tables.merged_cells import Place, SheetMarks, scan_sheet
@@ -102,7 +103,9 @@ class XlsxReader:
     @cached_property
     def _names(self) -> list[str]:
         if not self._head:
-            raise InvalidInputError(f"The sheet {self._sheet!r} of {self.source.name} is empty. Choose another sheet.")
+            raise InvalidInputError(
+                f"The sheet {quoted(self._sheet)} of {self.source.name} is empty. Choose another sheet."
+            )
         first = self._head[self._title_rows]
         return column_names([first[place] if place < len(first) else "" for place in self._places], self._has_header)
 
@@ -138,7 +141,9 @@ class XlsxReader:
         if not sheets:
             raise InvalidInputError(f"{self.source.name} has no sheet with cells. Upload one with a table.")
         if wish is not None and wish not in sheets:
-            raise InvalidInputError(f"{self.source.name} has no sheet {wish!r}; it has {', '.join(list(sheets)[:20])}.")
+            raise InvalidInputError(
+                f"{self.source.name} has no sheet {quoted(wish)}; it has {', '.join(list(sheets)[:20])}."
+            )
         if wish is not None:
             return wish
         visible = [sheet for sheet in workbook.worksheets if sheet.sheet_state == "visible"] or workbook.worksheets
