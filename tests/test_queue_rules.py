@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -277,7 +278,13 @@ class QueueRules(RuleBasedStateMachine):
 
 
 def test_queue_keeps_its_rules_in_any_order_of_events(migrated_database: Path) -> None:
+    # A story that fails is told as it was found: making it short would take longer than a test may.
     bounded = hypothesis_settings(
-        max_examples=20, stateful_step_count=50, deadline=None, derandomize=True, database=None
+        max_examples=20,
+        stateful_step_count=50,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
     )
     run_state_machine_as_test(lambda: QueueRules(migrated_database), settings=bounded)
