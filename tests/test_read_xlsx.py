@@ -103,7 +103,7 @@ def test_formulas_without_a_result_are_noted(tmp_path: Path) -> None:
     rows = [*TABLE, ["c", "=1+1"]]
     result, parts = read(tmp_path, {"t.xlsx": workbook_bytes({"Data": rows})})
     assert parts["train"][2] == {"text": "c", "label": ""}
-    assert result["detected"]["notes"][0].startswith("1 cells hold formulas without a result")
+    assert result["detected"]["notes"][0].startswith("1 cell holds a formula without a result")
 
 
 def test_a_size_that_a_sheet_declares_of_itself_is_not_believed(tmp_path: Path) -> None:
@@ -133,3 +133,15 @@ def test_a_workbook_that_swells_is_refused(tmp_path: Path) -> None:
 def test_a_bad_workbook_is_refused_in_a_sentence(tmp_path: Path, data: bytes, sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         read(tmp_path, {"t.xlsx": data})
+
+
+@pytest.mark.parametrize(
+    ("above", "header", "first_row"),
+    [([], None, 2), ([], False, 1), ([["My survey"], []], None, 4), ([[], []], None, 4)],
+)
+def test_the_row_of_the_sheet_is_told_from_which_rows_are_counted(
+    tmp_path: Path, above: list[list[Any]], header: bool | None, first_row: int
+) -> None:
+    data = workbook_bytes({"Data": [*above, *TABLE, ["c", "x"]]})
+    result, _ = read(tmp_path, {"t.xlsx": data}, ReadOptions(header=header))
+    assert result["detected"]["first_row"] == first_row

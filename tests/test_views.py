@@ -123,3 +123,27 @@ def test_stopped_answers_say_so() -> None:
 def test_stopping_a_download_is_acknowledged_at_once() -> None:
     model = a_model(download_state="downloading", cancel_requested=True)
     assert "Stopping the download of tiny" in model_view.download_line(model)
+
+
+def a_dataset(**detected: Any) -> dict[str, Any]:
+    counts = {"num_rows": 12, "num_train": 11, "num_validation": 1}
+    return {"name": "survey", "columns": ["text", "label"], "detected": detected, **counts}
+
+
+@pytest.mark.parametrize(
+    ("detected", "words"),
+    [
+        ({"format": "csv", "header": True}, "row 1 is row 2 of a spreadsheet."),
+        ({"format": "tsv", "header": False}, "row 1 is row 1 of a spreadsheet."),
+        ({"format": "xlsx", "header": True, "first_row": 4}, "row 1 is row 4 of a spreadsheet."),
+    ],
+)
+def test_the_line_about_a_table_says_how_its_rows_are_counted(detected: dict[str, Any], words: str) -> None:
+    assert words in data_view.read_line(a_dataset(**detected))
+
+
+def test_the_line_about_a_table_tells_what_reading_it_left_out() -> None:
+    note = "2 cells hold formulas without a result, read as empty."
+    line = data_view.read_line(a_dataset(format="xlsx", files=[{"notes": [note]}, {"notes": [note]}, {}]))
+    assert line.count(note) == 1
+    assert "spreadsheet" not in data_view.read_line(a_dataset(format="jsonl"))

@@ -10,7 +10,7 @@ MAX_SHOWN = 600
 
 
 def read_line(dataset: dict[str, Any]) -> str:
-    """What was read, in one line."""
+    """What was read, what was left out in reading it, and how its rows are counted."""
     detected = dataset["detected"]
     words = [
         markup.count(dataset["num_rows"], "row"),
@@ -18,7 +18,18 @@ def read_line(dataset: dict[str, Any]) -> str:
         str(detected.get("description") or detected.get("format") or "").strip(),
     ]
     split = f"{dataset['num_train']:,} to train on, {dataset['num_validation']:,} held out to check"
-    return markup.notice(f"{dataset['name']}: {', '.join(word for word in words if word)}; {split}.", "good")
+    read = f"{dataset['name']}: {', '.join(word for word in words if word)}; {split}."
+    notes = [note for file in detected.get("files") or [detected] for note in file.get("notes", [])]
+    told = " ".join([read, *dict.fromkeys(notes), _counting(detected)]).strip()
+    return markup.notice(told, "good")
+
+
+def _counting(detected: dict[str, Any]) -> str:
+    """Which row is row 1, since spreadsheets count the header and empty rows too; nothing for files without either."""
+    if detected.get("format") not in ("csv", "tsv", "xlsx"):
+        return ""
+    first = detected.get("first_row", 2 if detected.get("header") else 1)
+    return f"Findings count rows of data alone, without header and empty rows: row 1 is row {first} of a spreadsheet."
 
 
 def chips(columns: Sequence[str]) -> str:

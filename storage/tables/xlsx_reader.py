@@ -45,6 +45,7 @@ class XlsxReader:
     def __init__(self, source: SourceFile, options: ReadOptions) -> None:
         self.source = source
         self._options = options
+        self._sheet_rows: list[int] = []
         self._check_size()
         with self._workbook() as workbook:
             names = [sheet.title for sheet in workbook.worksheets[:MAX_SHEETS]]
@@ -55,6 +56,8 @@ class XlsxReader:
             "header": self._has_header,
             "choices": {"sheet": names, "header": [True, False]},
         }
+        if len(self._head) > self._first_data_row:
+            self.detected["first_row"] = self._sheet_rows[self._first_data_row]
         if notes := self._notes():
             self.detected["notes"] = notes
 
@@ -71,7 +74,9 @@ class XlsxReader:
 
     @cached_property
     def _head(self) -> list[Cells]:
-        return list(islice(self._data(), SAMPLE_LINES))
+        head = list(islice(self._numbered(), SAMPLE_LINES))
+        self._sheet_rows = [number for number, _ in head]
+        return [cells for _, cells in head]
 
     @cached_property
     def _title_rows(self) -> int:
@@ -115,9 +120,11 @@ class XlsxReader:
             skipped = [cell for cells in self._head[: self._title_rows] for cell in cells if cell]
             notes.append(f"Skipped above the table: {', '.join(dict.fromkeys(skipped))}.")
         if self._marks.num_uncomputed:
+            count = self._marks.num_uncomputed
+            what = "1 cell holds a formula" if count == 1 else f"{count:,} cells hold formulas"
             notes.append(
-                f"{self._marks.num_uncomputed:,} cells hold formulas without a result and are read as empty. Open the "
-                "workbook in a spreadsheet program, save it, and upload it again."
+                f"{what} without a result, read as empty. Open the workbook in a spreadsheet program, save it, and "
+                "upload it again."
             )
         return [note[:300] for note in notes]
 
@@ -155,7 +162,10 @@ class XlsxReader:
         return str(visible[0].title)
 
     def _data(self) -> Iterator[Cells]:
-        """The rows of the sheet that hold anything, each as wide as its last filled cell."""
+        return (cells for _, cells in self._numbered())
+
+    def _numbered(self) -> Iterator[tuple[int, Cells]]:
+        """The rows of the sheet that hold anything with their numbers in it, each as wide as its last filled cell."""
         shown: dict[Place, str] = {}
         with self._workbook() as workbook:
             sheet = workbook[self._sheet]
@@ -171,7 +181,7 @@ class XlsxReader:
                 while cells and not cells[-1]:
                     cells.pop()
                 if cells:
-                    yield cells
+                    yield number, cells
 
     @cached_property
     def _marks(self) -> SheetMarks:
