@@ -1,5 +1,7 @@
 """What is told about rows before anything is trained on them."""
 
+import json
+
 import pytest
 from tables import clean, find, order_of
 
@@ -170,11 +172,7 @@ def test_conversations_are_looked_at_by_their_turns(store: ArtifactStore) -> Non
     rows = [chat(f"Question {index}", f"Answer {index}") for index in range(12)]
     rows += [rows[2], ("",)]
     found = find(store, columns=("messages",), prompt=("messages",), train=rows)
-    assert {code: one["rows"] for code, one in found.items()} == {
-        "duplicate_rows": [13],
-        "empty_target": [14],
-        "empty_prompt": [14],
-    }
+    assert {code: one["rows"] for code, one in found.items()} == {"duplicate_rows": [13], "empty_target": [14]}
 
 
 def test_a_look_at_the_first_rows_ends_there(store: ArtifactStore) -> None:
@@ -189,3 +187,30 @@ def test_the_report_counts_parts_lengths_and_classes(store: ArtifactStore) -> No
     assert report["classes"] == [["a", 20], ["b", 20]]
     assert report["lengths"]["prompt"]["longest"] == 400
     assert sum(report["lengths"]["prompt"]["rows"]) == 41
+
+
+def chat(*turns: tuple[str, str]) -> tuple[str]:
+    return (json.dumps([{"role": role, "content": content} for role, content in turns]),)
+
+
+CHAT = {"columns": ("messages",), "prompt": ("messages",)}
+
+
+def test_a_conversation_without_an_answer_is_one_finding(store: ArtifactStore) -> None:
+    rows = [chat(("user", f"q{n}"), ("assistant", f"a{n}")) for n in range(12)] + [("",)]
+    found = find(store, train=rows, **CHAT)
+    assert list(found) == ["empty_target"]
+    assert "1 row in which the assistant answers nothing will be left out." in found["empty_target"]["message"]
+
+
+def test_conversations_without_any_answer_block_with_what_is_needed(store: ArtifactStore) -> None:
+    found = find(store, train=[("",)] * 12, **CHAT)
+    assert "The assistant answers in 0 conversations of 12" in found["no_usable_rows"]["message"]
+
+
+def test_conversations_that_differ_only_in_who_speaks_when_are_no_copies(store: ArtifactStore) -> None:
+    one = chat(("user", "a"), ("assistant", "b"), ("user", "c"))
+    other = chat(("user", "a"), ("user", "c"), ("assistant", "b"))
+    rows = [chat(("user", f"q{n}"), ("assistant", f"a{n}")) for n in range(12)]
+    assert "duplicate_rows" not in find(store, train=[*rows, one, other], **CHAT)
+    assert find(store, train=[*rows, one, one], **CHAT)["duplicate_rows"]["rows"] == [14]

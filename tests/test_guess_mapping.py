@@ -130,3 +130,9 @@ def test_real_tasks_are_guessed_right(name: str, shared_folder: Path) -> None:
 def test_last_column_called_sentence_is_written_of_the_facts_before_it() -> None:
     rows = [{"facts": f"name: Place {index}", "sentence": f"Place {index} is here."} for index in range(30)]
     assert guess_mapping(["facts", "sentence"], rows, lambda column, limit: None)["target"] == "sentence"
+
+
+@pytest.mark.parametrize("cells", [[""] * 12, ["", '[{"role": "user", "content": "q"}]']])
+def test_conversations_are_known_even_where_the_assistant_never_answers(cells: list[str]) -> None:
+    mapping = guess_mapping(["messages"], [{"messages": cell} for cell in cells], lambda column, limit: None)
+    assert (mapping["template"], mapping["target"], mapping["rendering"]) == ("{messages}", "messages", "chat")

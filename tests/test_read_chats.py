@@ -86,6 +86,7 @@ def test_a_conversation_without_an_answer_becomes_an_empty_cell(tmp_path: Path) 
         ({"role": "narrator", "content": "x"}, "Row 2 of t.jsonl has the role “narrator” in message 1"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, "Row 2 .* type “image_url”"),
         ({"role": "user", "content": None}, "Row 2 of t.jsonl has no content in message 1"),
+        ({"role": "user", "content": {"a": 1}}, "Row 2 of t.jsonl has a part without text in message 1"),
         ({"content": "x"}, "Row 2 of t.jsonl has a message 1 that is no object with role and content"),
         ("hi", "Row 2 of t.jsonl has a message 1 that is no object"),
     ],

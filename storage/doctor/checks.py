@@ -36,9 +36,9 @@ def table_findings(scans: Mapping[Part, PartScan], view: View) -> list[Finding]:
     spelling = spelling_of(scans["train"])
     for part, scan in scans.items():
         where = "" if len(scans) == 1 else f" in the {FILE_WORDS[part]} file"
-        checks = _cells(scan, where, view.target) + _spellings(scan, spelling, where)
+        checks = _cells(scan, where, view) + _spellings(scan, spelling, where)
         if part == "train":
-            checks += [*_amount(scan, view.target), *_repeats(scan, where), *_classes(scan, view.target)]
+            checks += [*_amount(scan, view), *_repeats(scan, where), *_classes(scan, view.target)]
             checks += leak_findings(scan, view) + _columns(scan, view)
         else:
             checks += _seen_in_training(scan, scans["train"], where, part)
@@ -46,13 +46,19 @@ def table_findings(scans: Mapping[Part, PartScan], view: View) -> list[Finding]:
     return ranked(one for one in found if not view.is_conversation or one["code"] not in OF_CELLS)
 
 
-def _amount(scan: PartScan, target: str) -> list[Finding]:
+def _amount(scan: PartScan, view: View) -> list[Finding]:
     usable = int(scan.usable.sum())
+    target = view.target
     if usable < 2:
         message = (
             f"{counted(usable, 'row has', 'rows have')} an answer in {quoted(target)}; training needs at least two. "
             "Choose another column for the answer, or fill it in."
         )
+        if view.is_conversation:
+            message = (
+                f"The assistant answers in {counted(usable, 'conversation', 'conversations')} of {scan.num_rows:,}; "
+                "training needs at least two. Bring conversations in which it says something after the user."
+            )
         return [finding("no_usable_rows", "blocks", message, usable)]
     found = []
     if usable < FEW_ROWS:
@@ -68,12 +74,16 @@ def _amount(scan: PartScan, target: str) -> list[Finding]:
     return found
 
 
-def _cells(scan: PartScan, where: str, target: str) -> list[Finding]:
+def _cells(scan: PartScan, where: str, view: View) -> list[Finding]:
     """Findings about single rows."""
+    unanswered = (
+        " in which the assistant answers nothing"
+        if view.is_conversation
+        else f" without an answer in {quoted(view.target)}"
+    )
     texts: dict[str, tuple[Severity, str, str, str, str]] = {
         "empty_target": (
-            "warns", "row", "rows", f"{where} without an answer in {quoted(target)} will be left out.",
-            "drop_empty_targets",
+            "warns", "row", "rows", f"{where}{unanswered} will be left out.", "drop_empty_targets",
         ),
         "empty_prompt": (
             "warns", "row has", "rows have", f" nothing in the columns of the prompt{where}.", "drop_empty_prompts",

@@ -101,12 +101,17 @@ class PartScanner:
         target_hashes = [hash(target) for target in targets]
         self._numbers["prompts"].extend(map(hash, prompts))
         self._numbers["targets"].extend(target_hashes)
-        self._numbers["pairs"].extend(map(hash, zip(prompts, targets, strict=True)))
+        # Two conversations may say the same in another order, or by others' mouths.
+        is_conversation = self._view.is_conversation
+        wholes = batch[self._view.place(self._view.target)] if is_conversation else zip(prompts, targets, strict=True)
+        self._numbers["pairs"].extend(map(hash, wholes))
         self._numbers["prompt_characters"].extend(sum(map(len, prompt)) for prompt in prompts)
         self._numbers["target_characters"].extend(map(len, targets))
         self._flag("empty_target", (index for index, cell in enumerate(targets) if not cell.strip()))
         self._flag("padded_target", (i for i, cell in enumerate(targets) if cell.strip() and cell != cell.strip()))
-        self._flag("empty_prompt", (i for i, cells in enumerate(prompts) if not any(map(str.strip, cells))))
+        # A conversation without an answer has become an empty cell as a whole, which is one fault rather than two.
+        unasked = (i for i, cells in enumerate(prompts) if not any(map(str.strip, cells)))
+        self._flag("empty_prompt", (i for i in unasked if targets[i].strip() or not is_conversation))
         self._look_at_characters(batch)
         self._look_at_columns(batch)
         self._count_classes(targets)

@@ -113,6 +113,8 @@ def _joined(value: Any, number: int, row: int, name: str) -> str:
         found = (
             next((part[key] for key in PART_KEYS if isinstance(part.get(key), str)), None) if kind in TEXTUAL else None
         )
+        if found is None and kind in TEXTUAL:
+            raise _refused(row, name, f"has a part without text in message {number}; expected it under text")
         if found is None:
             raise _refused(
                 row, name, f"has a part of the type {quoted(str(kind)[:40])} in message {number}; expected text"

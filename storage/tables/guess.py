@@ -63,8 +63,11 @@ class ColumnView:
 
 def is_chat(columns: Sequence[str], sample: Sequence[Row]) -> bool:
     """Whether the rows are conversations, as `storage.tables.conversations` writes them."""
-    first = next((row[MESSAGES] for row in sample if row[MESSAGES]), "") if columns[0] == MESSAGES else ""
-    return first.startswith('[{"role": ')
+    if columns[0] != MESSAGES:
+        return False
+    # Conversations in which the assistant answers nothing are empty cells, and may be all that there is.
+    first = next((row[MESSAGES] for row in sample if row[MESSAGES]), None)
+    return first is None or first.startswith('[{"role": ')
 
 
 def view_columns(columns: Sequence[str], sample: Sequence[Row]) -> list[ColumnView]:
@@ -165,7 +168,8 @@ def _guess_prompt(views: Sequence[ColumnView], target: ColumnView) -> list[Colum
     if longest >= 40:
         # Texts beside short fields: the texts are what the task is about.
         telling = [view for view in telling if view.mean_characters >= 0.5 * longest][:1]
-    return (telling or others or [view for view in views if view is not target])[:MAX_PROMPT_COLUMNS]
+    insertable = [view for view in views if view is not target and view.can_stand_in_template]
+    return (telling or others or insertable)[:MAX_PROMPT_COLUMNS]
 
 
 def _template(prompt: Sequence[ColumnView]) -> str:
