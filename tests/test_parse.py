@@ -193,6 +193,7 @@ REFUSED = [
     ("t.jsonl", b'{"a": "x", "b": "\\ud83d"}', 1, "Row 1 of t.jsonl has half of a character .* column 'b'"),
     ("t.jsonl", b'{"a": "x", "b": "y"}\n{"a": "x" "b": 1}', 2, "not valid JSON: .* in line 2, near"),
     ("t.jsonl", b'{"a": "x", "a": "y"}', 1, "has the field “a” twice"),
+    ("t.json", b'[{"a": 1, "b": 2},\n{"a": 1, "b": 3},\n]', None, "comma after its last row, 2, in line 3 or before"),
     ("t.json", b'[{"a": 1, "b": 2},\n{"a": 1, "b"', 2, "ends in the middle of row 2, which begins in line 2"),
     ("t.json", b'[{"a": 1, "b": 2}]\n[]', None, "goes on after its array ends, in line 2"),
     ("t.json", b"[1, 2]", 1, "is a number; expected an object"),
@@ -367,6 +368,12 @@ def test_an_upload_over_the_cap_is_refused_before_it_is_read(
 def test_reading_options_are_checked(values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InvalidInputError, match=sentence):
         ReadOptions.from_dict(values)
+
+
+def test_short_floats_of_parquet_keep_their_digits(tmp_path: Path) -> None:
+    numbers = pa.array([0.1, 1.0, None, 16777216.0, 1e-7], pa.float32())
+    rows = rows_of(tmp_path, "t.parquet", parquet_bytes(pa.table({"n": numbers, "label": ["a"] * 5})))
+    assert [row["n"] for row in rows] == ["0.1", "1.0", "", "16777216.0", "1e-07"]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.json", "t.jsonl"])

@@ -63,6 +63,7 @@ def array_items(source: SourceFile, encoding: str) -> Iterator[tuple[int, Any]]:
         while not text.take("]"):
             if row:
                 text.expect(",")
+                text.refuse_end(row)
             row += 1
             yield text.line, text.value(row)
         text.end()
@@ -99,6 +100,14 @@ class _Window:
             else f"{self._source.name} has {quoted(found)} in line {self.line}; expected {quoted(mark)} there. Repair "
             "the file."
         )
+
+    def refuse_end(self, row: int) -> None:
+        """Refuses an array that ends where a comma promised another value."""
+        if self.take("]"):
+            raise InvalidInputError(
+                f"{self._source.name} has a comma after its last row, {row}, in line {self.line} or before. Remove "
+                "the comma in front of the closing bracket."
+            )
 
     def end(self) -> None:
         """Refuses anything after the last value."""

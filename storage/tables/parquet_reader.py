@@ -45,7 +45,7 @@ class ParquetReader:
         row = 0
         with self._opened() as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, use_threads=False):
-                for record in _in_microseconds(batch).to_pylist():
+                for record in _printable(batch).to_pylist():
                     row += 1
                     cells = flatten({name: _plain(value) for name, value in record.items()}, place, row)
                     # Counted in text: a dictionary or runs of equal values take hardly any room in Arrow.
@@ -96,9 +96,13 @@ class ParquetReader:
             yield name
 
 
-def _in_microseconds(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with times that Python can hold; finer ones would need pandas."""
+def _printable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with numbers as they were written, and times that Python can hold; finer ones would need pandas."""
     for place, field in enumerate(batch.schema):
+        if pa.types.is_float32(field.type):
+            # Widened as it is, 0.1 would become 0.10000000149011612.
+            column = batch.column(place).cast(pa.string()).cast(pa.float64())
+            batch = batch.set_column(place, field.name, column)
         if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
             column = batch.column(place).cast(pa.timestamp("us", field.type.tz), safe=False)
             batch = batch.set_column(place, field.name, column)
