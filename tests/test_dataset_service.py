@@ -207,3 +207,16 @@ def test_uploads_left_by_a_killed_process_are_swept(context: AppContext, tmp_pat
     os.utime(stale, (0, 0))
     datasets.upload(context, reviews(tmp_path), None)
     assert not stale.exists()
+
+
+@pytest.mark.parametrize("names", ["{a},label", "te}xt,label"])
+def test_a_column_with_braces_in_its_name_is_told_where_it_is_all_that_a_prompt_could_show(
+    context: AppContext, tmp_path: Path, names: str
+) -> None:
+    rows = "".join(f"text number {number},{'ab'[number % 2]}\n" for number in range(12))
+    path = tmp_path / "upload"
+    path.write_text(f"{names}\n{rows}")
+    found = datasets.upload(context, [("t.csv", path)], None)["findings"][0]
+    assert (found["code"], found["severity"]) == ("invalid_template", "blocks")
+    name = names.partition(",")[0]
+    assert f"The column “{name}” cannot be inserted because of the braces in the name." in found["message"]

@@ -73,7 +73,7 @@ def mapping_findings(mapping: Mapping[str, Any], columns: Sequence[str]) -> list
     try:
         check_template(mapping["template"], columns)
     except InvalidTemplateError as error:
-        found.append(finding(error.code, "blocks", error.message))
+        found.append(finding(error.code, "blocks", error.message + _braces(columns)))
     if target not in columns:
         listed = ", ".join(columns)
         message = f"The answer is to come from {quoted(target)}, but the table has no such column; it has {listed}."
@@ -86,6 +86,15 @@ def mapping_findings(mapping: Mapping[str, Any], columns: Sequence[str]) -> list
         mends = [repair("leave_out_of_prompt", columns=[target])] if others else []
         found.append(finding("answer_in_prompt", "warns", message, repairs=mends))
     return found
+
+
+def _braces(columns: Sequence[str]) -> str:
+    """Why some columns cannot stand in a prompt, where there are such."""
+    named = [name for name in columns if "{" in name or "}" in name]
+    if not named:
+        return ""
+    which = f"The column {quoted(named[0])}" if len(named) == 1 else f"Columns such as {quoted(named[0])}"
+    return f" {which} cannot be inserted because of the braces in the name. Rename it in the file, and upload that."
 
 
 def render_sample(row: Mapping[str, str], mapping: Mapping[str, Any], number: int) -> dict[str, Any]:
