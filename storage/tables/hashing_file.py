@@ -1,7 +1,8 @@
-"""A file that counts its SHA-256 as it is written, in a thread beside the one that writes."""
+"""A file that is hashed and brought to the disk while it is written, by threads beside the one that writes."""
 
 import hashlib
 import io
+import os
 import queue
 import threading
 from types import TracebackType
@@ -9,6 +10,8 @@ from typing import Any, BinaryIO
 
 PIECES_WAITING = 8
 """Pieces of about a megabyte that may wait to be hashed."""
+
+SYNC_EVERY_S = 0.2
 
 
 class HashingFile(io.RawIOBase):
@@ -22,14 +25,18 @@ class HashingFile(io.RawIOBase):
         self._file = file
         self._digest = hashlib.sha256()
         self._pieces: queue.Queue[bytes | None] = queue.Queue(PIECES_WAITING)
-        self._thread = threading.Thread(target=self._hash, name="hashing", daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._hash, self._sync)]
+        for thread in self._threads:
+            thread.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._pieces.put(None)
-        self._thread.join()
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
 
     def writable(self) -> bool:
         """Always."""
@@ -49,3 +56,8 @@ class HashingFile(io.RawIOBase):
     def _hash(self) -> None:
         while (piece := self._pieces.get()) is not None:
             self._digest.update(piece)
+
+    def _sync(self) -> None:
+        """Whoever keeps the file waits for the disk at its end; most of a large one is there by then."""
+        while not self._ended.wait(SYNC_EVERY_S):
+            os.fsync(self._file.fileno())
