@@ -176,7 +176,7 @@ def duplicate_job(session: Session, job_id: str) -> Job:
     return submit_job(
         session,
         name=numbered(job.name, 2),
-        dataset_version_id=_require_dataset(job),
+        dataset_version_id=require_dataset(job),
         base_model=session.get_one(BaseModel, job.base_model_id),
         recipe=job.recipe,
         rendering=job.rendering,
@@ -244,7 +244,7 @@ def enter_state(session: Session, job: Job, status: JobStatus, **data: Any) -> N
 
 
 def _queue_again(session: Session, job: Job) -> Job:
-    _require_dataset(job)
+    require_dataset(job)
     if job.status == JobStatus.CANCELLED:
         _forget_checkpoints(session, job)
     paths = session.scalars(select(Checkpoint.path).where(Checkpoint.job_id == job.id))
@@ -263,7 +263,12 @@ def _forget_checkpoints(session: Session, job: Job) -> None:
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id))
 
 
-def _require_dataset(job: Job) -> str:
+def require_dataset(job: Job) -> str:
+    """Id of the version that a job trains on.
+
+    Raises:
+        ConflictError: Its dataset was deleted.
+    """
     if job.dataset_version_id is None:
         raise ConflictError(f"The dataset of {job.name!r} was deleted. Upload it again and start a new job.")
     return job.dataset_version_id

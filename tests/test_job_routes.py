@@ -93,7 +93,7 @@ def test_waiting_jobs_know_how_many_are_before_them(client: TestClient, dataset:
 @pytest.mark.parametrize(
     ("change", "status", "sentence"),
     [
-        ({"dataset_id": "nothing"}, 404, "There is no dataset with the id 'nothing'"),
+        ({"dataset_id": "nothing"}, 404, "There is no dataset with the id “nothing”"),
         ({"base_model": "nothing"}, 404, "There is no base model 'nothing'"),
         ({"method": "full"}, 422, "'method' in the body"),
         ({"name": "x" * 81}, 422, "at most 80"),
@@ -180,6 +180,39 @@ def test_pause_resume_and_copy(client: TestClient, dataset: str) -> None:
     copy = client.post(f"/api/v1/jobs/{job}/duplicate")
     assert copy.status_code == 201
     assert copy.json()["id"] != job
+
+
+def test_copy_takes_changes_and_leaves_the_rest_and_the_job_as_they_were(client: TestClient, dataset: str) -> None:
+    job = submit(client, dataset, recipe={"max_steps": 9, "seed": 3, "num_virtual_tokens": 4}).json()
+    client.patch(f"/api/v1/datasets/{dataset}", json={"mapping": {"template": "What: {food}"}})
+    changes = {"name": "Faster", "recipe": {"learning_rate": 0.5}}
+    copy = client.post(f"/api/v1/jobs/{job['id']}/duplicate", json=changes)
+    assert copy.status_code == 201, copy.text
+    told = copy.json()
+    assert (told["name"], told["status"]) == ("Faster", "queued")
+    assert told["recipe"] == {**job["recipe"], "learning_rate": 0.5}
+    # The same version of the dataset, though its mapping has changed since: else the two could not be compared.
+    assert told["rendering"] == job["rendering"]
+    assert client.get(f"/api/v1/jobs/{job['id']}").json()["recipe"] == job["recipe"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipe": {"learning_rate": -1}}, "learning_rate"),
+        ({"recipe": {"speed": 9}}, "no setting 'speed'"),
+        ({"base_model": "absent"}, "absent"),
+        ({"status": "succeeded"}, "status"),
+    ],
+)
+def test_copy_with_changes_that_cannot_be_is_refused(
+    client: TestClient, dataset: str, changes: dict[str, Any], said: str
+) -> None:
+    job = submit(client, dataset).json()["id"]
+    refused = client.post(f"/api/v1/jobs/{job}/duplicate", json=changes)
+    assert 400 <= refused.status_code < 500
+    assert said in refused.json()["error"]["message"]
+    assert len(client.get("/api/v1/jobs").json()) == 1
 
 
 def test_running_job_is_not_deleted(client: TestClient, database: Database, dataset: str) -> None:

@@ -41,6 +41,18 @@ class JobRequest(BaseModel):
     )
 
 
+class Changes(BaseModel):
+    """What a copy has otherwise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(None, max_length=MAX_NAME_CHARACTERS, description="By default that of the job, numbered.")
+    base_model: str | None = Field(None, description="Name of another base model that is on this machine.")
+    method: Literal["prefix-tuning", "prompt-tuning"] | None = None
+    recipe: dict[str, Any] | None = Field(None, description="The settings that differ; all others stay.")
+    rendering: Literal["auto", "plain", "chat"] | None = None
+
+
 class StopOrder(BaseModel):
     """How to end a job."""
 
@@ -117,10 +129,10 @@ def retry(context: Context, job_id: str) -> dict[str, Any]:
     return jobs.retry(context, job_id)
 
 
-@router.post("/{job_id}/duplicate", status_code=201, summary="Submit a copy")
-def duplicate(context: Context, job_id: str) -> dict[str, Any]:
-    """Answers with the new job."""
-    return jobs.duplicate(context, job_id)
+@router.post("/{job_id}/duplicate", status_code=201, summary="Submit a copy, changed if wanted")
+def duplicate(context: Context, job_id: str, changes: Changes | None = None) -> dict[str, Any]:
+    """Answers with the new job, which trains on the same version of the dataset; a body says what differs."""
+    return jobs.duplicate(context, job_id, changes.model_dump(exclude_none=True) if changes else None)
 
 
 @router.post("/{job_id}/move", summary="Move it in the queue")

@@ -9,11 +9,12 @@ from app.context import AppContext
 from app.services.dataset_body import data_source
 from app.services.job_bodies import event_body, job_body, log_lines_of
 from app.services.outlook import outlook
-from app.services.preflight import plan, refuse_misfit
+from app.services.preflight import RENDERINGS, plan, refuse_misfit
 from storage import jobs as stored
 from storage.checkpoints import list_checkpoints
 from storage.datasets import get_version
 from storage.history import loss_history, recent_events
+from storage.names import numbered
 from storage.schema.job import Job, JobStatus
 
 MAX_LOG_LINES = 500
@@ -117,9 +118,31 @@ def retry(context: AppContext, job_id: str) -> dict[str, Any]:
     return _change(context, job_id, stored.retry_job)
 
 
-def duplicate(context: AppContext, job_id: str) -> dict[str, Any]:
-    """Submits a job with the settings of another; returns the new one."""
-    return _change(context, job_id, stored.duplicate_job)
+def duplicate(context: AppContext, job_id: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Submits a job with the settings of another, on the same version of its dataset; returns the new one.
+
+    Args:
+        context: The open stores.
+        job_id: The other job, in whatever state; it stays as it is.
+        changes: What differs: `name`, `base_model`, `method`, `recipe` (single settings), `rendering`.
+
+    Raises:
+        StudioError: It cannot succeed so, and why.
+        EngineError: The same, for its recipe and the kind of model.
+    """
+    if not changes:
+        return _change(context, job_id, stored.duplicate_job)
+    with context.database.read() as session:
+        job = stored.get_job(session, job_id)
+        version = get_version(session, stored.require_dataset(job))
+    recipe = {**job.recipe, **changes.get("recipe", {})}
+    if "method" in changes:
+        recipe["method"] = changes["method"]
+    kept = {"name": numbered(job.name, 2), "base_model": job.base_model}
+    if job.rendering.get("kind") in RENDERINGS:
+        kept["rendering"] = job.rendering["kind"]
+    source = {"dataset_id": version.dataset_id, "version_id": version.id}
+    return submit(context, {**kept, **changes, **source, "recipe": recipe})
 
 
 def move(context: AppContext, job_id: str, place: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from app.context import AppContext
 from app.services import base_models
-from storage.datasets import get_dataset
+from storage.datasets import get_dataset, get_version
 from storage.errors import ConflictError, InvalidInputError
 from storage.names import check_name
 from storage.rows import count_rows
@@ -74,14 +74,15 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
 
     Args:
         context: The open stores.
-        body: `dataset_id`, `base_model`, and if given `method`, `name`, `recipe`, `rendering`.
+        body: `dataset_id`, `base_model`, and if given `method`, `name`, `recipe`, `rendering`; `version_id` where the
+            version of the dataset is not to be its latest.
 
     Raises:
         StudioError: The sentence says what is wrong and what to do.
         EngineError: The same, for the recipe and the kind of model.
     """
     wish = _read_recipe(body)
-    dataset, version = _require_dataset(context, body.get("dataset_id"))
+    dataset, version = _require_dataset(context, body.get("dataset_id"), body.get("version_id"))
     base_model = base_models.require_ready(context, _text(body, "base_model", "Pick a base model."))
     check_family(base_model.config or {})
     measured = geometry(base_model.config or {})
@@ -141,11 +142,13 @@ def _read_recipe(body: dict[str, Any]) -> Recipe:
     return Recipe.from_dict(values if method is None else {**values, "method": method})
 
 
-def _require_dataset(context: AppContext, dataset_id: Any) -> tuple[Dataset, DatasetVersion]:
+def _require_dataset(context: AppContext, dataset_id: Any, version_id: str | None) -> tuple[Dataset, DatasetVersion]:
     if not isinstance(dataset_id, str) or not dataset_id:
         raise InvalidInputError("dataset_id is missing. Upload a table first, and give its id.")
     with context.database.read() as session:
         dataset, version = get_dataset(session, dataset_id)
+        if version_id is not None:
+            version = get_version(session, version_id)
     blocking = [finding for finding in version.findings if finding.get("severity") == "blocks"]
     if blocking:
         more = f" ({len(blocking) - 1} more)" if len(blocking) > 1 else ""
