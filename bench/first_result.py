@@ -8,12 +8,15 @@ FOLDER holds a folder each (e2e_nlg, sms_spam, rt_polarity, banking77).
 """
 
 import argparse
+import csv
 import json
 import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from app.examples.catalog import EXAMPLES, Example
 from storage.bases.catalog import STARTER_NAME
@@ -23,6 +26,9 @@ WARM_AFTER_S = 15.0
 """By then the trainer that waits for the next job has its imports done."""
 
 TIMEOUT_S = 1800.0
+
+NAMED = ("event", "place", "day", "time", "price")
+"""Columns of the event notices that an answer should name."""
 
 REAL_TASKS = {
     "e2e_nlg": ("{mr}", "ref", "Write a sentence that describes the restaurant with all of the given facts."),
@@ -48,7 +54,7 @@ def real_tasks(folder: Path) -> list[Example]:
 
 
 def train_example(studio: Studio, example: Example) -> tuple[float, dict[str, Any]]:
-    """Seconds from submission to the published prefix, and the job's metrics."""
+    """Seconds from submission to the published prefix, and the job as it ended."""
     files = [("file", (path.name, path.read_bytes())) for path in example.files]
     dataset = studio.api("POST", "/datasets", files=files, data={"mapping": json.dumps(example.mapping)})
     started = time.monotonic()
@@ -57,11 +63,24 @@ def train_example(studio: Studio, example: Example) -> tuple[float, dict[str, An
     seconds = time.monotonic() - started
     if ended["status"] != "succeeded":
         raise RuntimeError(f"{example.key}: the job {ended['status']}: {ended['error']}")
-    return seconds, ended["metrics"]
+    return seconds, ended
 
 
-def figures_of(seconds: float, metrics: dict[str, Any]) -> dict[str, float]:
+def share_naming_all(studio: Studio, example: Example, model: str) -> float:
+    """Share of the held-out rows whose answer holds every cell of the row, letter for letter."""
+    with example.files[-1].open(encoding="utf-8", newline="") as file:
+        rows = [{name: cell for name, cell in row.items() if name in NAMED} for row in csv.DictReader(file)]
+    named = 0
+    for row in rows:
+        body = {"model": model, "prompt": example.mapping["template"].format(**row), "max_tokens": 80, "temperature": 0}
+        answer = httpx.post(f"{studio.url}/v1/completions", json=body, timeout=60.0, trust_env=False).json()
+        named += all(cell in answer["choices"][0]["text"] for cell in row.values())
+    return named / len(rows)
+
+
+def figures_of(seconds: float, job: dict[str, Any]) -> dict[str, float]:
     """What one training came to: seconds, losses, and what each side scores on the held-out rows."""
+    metrics = job["metrics"]
     comparison = metrics["evaluation"]
     figures = {"seconds": seconds, "loss_base": metrics["base_loss"], "loss_prefix": metrics["validation_loss"]}
     figures |= {
@@ -79,7 +98,11 @@ def measure(examples: list[Example]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name, Studio(Path(name) / "home", **threads) as studio:
         time.sleep(WARM_AFTER_S)
         for example in examples:
-            figures = figures_of(*train_example(studio, example))
+            seconds, job = train_example(studio, example)
+            figures = figures_of(seconds, job)
+            if example.key == "events":
+                prefix = studio.api("GET", f"/prefixes/{job['prefix_id']}")
+                figures["share_naming_all"] = round(share_naming_all(studio, example, prefix["name"]), 4)
             print(f"{example.key}: " + ", ".join(f"{title} {value:g}" for title, value in figures.items()), flush=True)
             measured |= {f"{example.key}_{title}": value for title, value in figures.items()}
     return measured
