@@ -71,9 +71,9 @@ def test_dirty_file_is_mended_and_trained_on(page: Page, studio: Studio, tmp_pat
     expect(page.locator("#train-notice")).to_contain_text("62 rows")
     found = page.locator("#train-findings")
     for words in (
-        "1 row without an answer in 'kind' will be left out. It is row 5.",
+        "1 row without an answer in “kind” will be left out. It is row 5.",
         "It is row 8.",
-        "'Question' and 'question'",
+        "“Question” and “question”",
         "It is row 21.",
     ):
         expect(found).to_contain_text(words)
@@ -141,7 +141,7 @@ def test_what_blocks_is_said_beside_the_closed_button(page: Page, tmp_path: Path
     expect(page.locator("#train-notice")).to_contain_text("20 rows")
     page.locator("#train-target input").click()
     page.get_by_role("option", name="answer").click()
-    expect(page.locator("#train-gate")).to_contain_text("0 rows have an answer in 'answer'")
+    expect(page.locator("#train-gate")).to_contain_text("0 rows have an answer in “answer”")
     expect(page.locator("#train-continue-data")).to_be_disabled()
     screenshot(page, "doctor-5-blocked")
     page.locator("#train-target input").click()
@@ -190,3 +190,18 @@ def test_a_large_file_shows_its_first_rows_while_it_is_read(page: Page, tmp_path
     expect(page.locator("#train-notice")).to_contain_text("Reading large.csv")
     expect(page.locator("#train-notice table")).to_contain_text("message number 0")
     expect(page.locator("#train-findings")).to_contain_text("Nothing odd was found in 20,000 rows", timeout=60_000)
+
+
+def test_a_reading_that_fails_leaves_the_fields_to_set_it_right(page: Page, tmp_path: Path) -> None:
+    rows = [[f"message number {index}", KINDS[index % 3]] for index in range(30)]
+    page.set_input_files("#train-file input[type=file]", str(table(tmp_path, "fine.csv", rows)))
+    expect(page.locator("#train-notice")).to_contain_text("30 rows")
+    page.get_by_text("How the file is read").click()
+    encoding = page.locator("#train-encoding input")
+    for name in ("utf-16", "latin-1"):
+        encoding.click()
+        encoding.fill(name)
+        page.keyboard.press("Enter")
+        if name == "utf-16":
+            expect(page.get_by_text("fine.csv is not text in the encoding utf-16.").first).to_be_visible()
+    expect(page.locator("#train-notice")).to_contain_text("CSV in LATIN-1")
