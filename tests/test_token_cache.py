@@ -81,7 +81,7 @@ def test_few_rows_and_no_folder_keep_nothing(tmp_path: Path, base: LoadedBase, m
 def test_a_damaged_file_is_written_anew(tmp_path: Path, base: LoadedBase, damage: bytes | None) -> None:
     encoder = Encoder()
     read(tmp_path, base, encoder)
-    (path,) = tmp_path.glob("*.npz")
+    (path,) = tmp_path.glob("*.arrow")
     path.write_bytes(path.read_bytes()[:200] if damage is None else damage)
     assert read(tmp_path, base, encoder) == EXAMPLES
     assert read(tmp_path, base, encoder) == EXAMPLES

@@ -10,11 +10,8 @@ import json
 import logging
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from storage.rows import Row
 from worker.engine import chat_template, conversations, tokens, training_rows
@@ -30,6 +27,8 @@ MIN_ROWS = 10_000
 
 ENCODERS = (chat_template, conversations, rendering_module, tokens, training_rows)
 """Where code stands that token ids depend on: a file that older code wrote must not be read."""
+
+BATCH_ROWS = 1_000
 
 MAX_FILES = 8
 """Files that are kept; the one that was used longest ago goes first."""
@@ -56,7 +55,7 @@ def examples_of(
     """
     if folder is None or len(rows) < MIN_ROWS or not hasattr(base.tokenizer, "backend_tokenizer"):
         return list(encode())
-    path = folder / f"{content_key(base, rendering, rows)}.npz"
+    path = folder / f"{content_key(base, rendering, rows)}.arrow"
     kept = _read(path)
     if kept is not None:
         return kept
@@ -84,39 +83,43 @@ def content_key(base: LoadedBase, rendering: Rendering, rows: Iterable[Row]) -> 
 
 
 def _write(path: Path, examples: Sequence[Example]) -> None:
+    # Imported here, because only tables that are large wait for it.
+    from datasets import Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    ids = List(Value("int32"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    ids = [token for example in examples for token in (*example.prompt_ids, *example.target_ids)]
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "wb") as file:
-        np.savez(
-            file,
-            ids=np.array(ids, dtype=np.int32),
-            prompts=np.array([len(example.prompt_ids) for example in examples], dtype=np.int32),
-            targets=np.array([len(example.target_ids) for example in examples], dtype=np.int32),
-        )
+    features = Features({"prompt_ids": ids, "target_ids": ids})
+    with os.fdopen(handle, "wb") as file, ArrowWriter(stream=file, features=features) as writer:
+        for example in examples:
+            writer.write({"prompt_ids": list(example.prompt_ids), "target_ids": list(example.target_ids)})
+        writer.finalize()
     Path(name).replace(path)
 
 
 def _read(path: Path) -> list[Example] | None:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            ids, prompts, targets = (arrays[name].tolist() for name in ("ids", "prompts", "targets"))
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    from datasets import Dataset
+
+    try:
+        # Mapped into memory, and turned into numbers a batch at a time.
+        kept = Dataset.from_file(str(path))
+        examples = [
+            Example(tuple(prompt), tuple(target))
+            for batch in kept.iter(BATCH_ROWS)
+            for prompt, target in zip(batch["prompt_ids"], batch["target_ids"], strict=True)
+        ]
+    except (OSError, ValueError, KeyError):
         logger.warning("the kept token ids in %s cannot be read; encoding again", path.name)
         return None
     with contextlib.suppress(OSError):
         os.utime(path)
-    examples, start = [], 0
-    for prompt, target in zip(prompts, targets, strict=True):
-        middle, end = start + prompt, start + prompt + target
-        examples.append(Example(tuple(ids[start:middle]), tuple(ids[middle:end])))
-        start = end
     return examples
 
 
 def _forget_oldest(folder: Path) -> None:
-    files = sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+    files = sorted(folder.glob("*.arrow"), key=lambda path: path.stat().st_mtime)
     for path in files[:-MAX_FILES]:
         path.unlink(missing_ok=True)
