@@ -8,18 +8,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.artifacts import ArtifactStore
 from storage.schema.dataset import DatasetVersion
-from storage.stored_rows import StoredRows
+from storage.stored_rows import Row, StoredRows
 from storage.tables.split import Numbers, drawn_indices, numbered
 from storage.tables.table import PARTS, Part
 from storage.tables.view import BATCH_ROWS, View, iterate_columns
-
-Row = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,8 @@ def read_rows(store: ArtifactStore, version: DatasetVersion, part: Part, start: 
     """Rows `start` (from 0) up to `stop` (left out) of a part as it was uploaded; fewer where it ends before."""
     if part not in version.blobs or stop <= start:
         return []
-    with store.open(version.blobs[part]) as file:
-        parquet = pq.ParquetFile(file, pre_buffer=False)
-        groups, first = _groups_holding(parquet.metadata, start, stop)
-        table = parquet.read_row_groups(groups)
-    return _rows(table.slice(start - first, stop - start))
+    path = stored_path(store, version.blobs[part])
+    return list(StoredRows(path, np.arange(start, min(stop, pq.read_metadata(path).num_rows))))
 
 
 def count_rows(store: ArtifactStore, version: DatasetVersion) -> dict[Part, int]:
@@ -124,23 +118,3 @@ def _blank_answers(store: ArtifactStore, version: DatasetVersion, part: Part) ->
             trimmed = pc.utf8_trim_whitespace(pc.fill_null(batch.column(0), ""))
             blank.append(np.asarray(pc.equal(trimmed, "").to_numpy(zero_copy_only=False), dtype=bool))
     return np.concatenate(blank)
-
-
-def _groups_holding(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int], int]:
-    """Row groups that hold rows `start` to `stop`, and the index of the first row in them."""
-    groups: list[int] = []
-    first = end = 0
-    for group in range(metadata.num_row_groups):
-        begin, end = end, end + metadata.row_group(group).num_rows
-        if begin < stop and end > start:
-            first = first if groups else begin
-            groups.append(group)
-    return groups, first
-
-
-def _rows(table: pa.Table | pa.RecordBatch) -> list[Row]:
-    return [_row(row) for row in table.to_pylist()]
-
-
-def _row(cells: dict[str, str | None]) -> Row:
-    return {name: "" if cell is None else str(cell) for name, cell in cells.items()}

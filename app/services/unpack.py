@@ -1,12 +1,12 @@
 """Takes a prefix out of a zip from whomever: named members only, every byte counted, nothing believed."""
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from app.services.archive import RECORD_NAME
 from storage.errors import InvalidInputError, TooLargeError
+from storage.zips import DAMAGED, METHODS
 from worker.engine.prefix_file import CONFIG_NAME, ENCODER_TENSORS_NAME, MAX_CONFIG_BYTES, TENSORS_NAME
 
 MAX_MEMBERS = 1000
@@ -23,14 +23,8 @@ CAPS = {
 }
 """The members that are ever read, with the most bytes that may come out of each."""
 
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The others can be made to ask for memory by the gigabyte."""
-
 END_RECORD, END_RECORD_BYTES, MAX_COMMENT_BYTES = b"PK\x05\x06", 22, 65_535
 ZIP64_LOCATOR, ZIP64_LOCATOR_BYTES = b"PK\x06\x07", 20
-
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
-"""What `zipfile` raises for what it cannot read: a password is a RuntimeError, a senseless offset a ValueError."""
 
 
 def unpack(archive_path: Path, folder: Path) -> None:

@@ -2,13 +2,13 @@
 
 import re
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from storage.errors import InvalidInputError, TooLargeError
 from storage.tables.parts import part_of
 from storage.tables.sources import CHUNK_BYTES, SourceFile
+from storage.zips import DAMAGED, METHODS
 
 ZIP_MAGIC = b"PK\x03\x04"
 EMPTY_ZIP_MAGIC = b"PK\x05\x06"
@@ -18,12 +18,6 @@ WORKBOOK_ENDING = re.compile(r"\.xls[xm]$", re.IGNORECASE)
 TEXT_ENDING = re.compile(r"\.(txt|dat|data)(\.gz)?$", re.IGNORECASE)
 BESIDES = re.compile(r"(^|/)(__MACOSX/|\.[^./]|(readme|licen[cs]e|copying|citation)(\.[a-z]+)?$)", re.IGNORECASE)
 """What lies in archives beside their tables, by its path."""
-
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""The others can be made to ask for memory by the gigabyte."""
-
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
-"""What `zipfile` raises for what it cannot read: a password is a RuntimeError, a senseless offset a ValueError."""
 
 
 def unpacked(files: Sequence[SourceFile], folder: Path) -> list[SourceFile]:

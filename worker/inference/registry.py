@@ -11,9 +11,10 @@ from storage.database import Database
 from storage.datasets import get_version
 from storage.errors import ConflictError, NotFoundError
 from storage.prefixes import find_prefix, list_prefixes
-from storage.rows import Row, load_parts
+from storage.rows import load_parts
 from storage.schema.base_model import BaseModel, DownloadState
 from storage.schema.prefix import Prefix
+from storage.stored_rows import Row
 from worker.engine.errors import UnsupportedPrecisionError
 from worker.engine.quantisation import check_quantisation, is_quantised
 from worker.engine.recipe import Method, Precision

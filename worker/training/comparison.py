@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from storage.rows import Row
+from storage.stored_rows import Row
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
 from worker.engine.errors import EngineError

@@ -14,11 +14,11 @@ from storage.database import Database
 from storage.datasets import get_version
 from storage.errors import ConflictError
 from storage.jobs import get_job
-from storage.rows import Row, load_parts
+from storage.rows import load_parts
 from storage.schema.base_model import BaseModel
 from storage.schema.job import Job
 from storage.settings import Settings
-from storage.stored_rows import StoredRows
+from storage.stored_rows import Row, StoredRows
 from worker.engine.automatic import resolve
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.chat_template import ChatTemplateError

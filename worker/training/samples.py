@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from storage.rows import Row
+from storage.stored_rows import Row
 from worker.engine.bank import NO_PREFIX, PrefixBank
 from worker.engine.base import LoadedBase
 from worker.engine.checkpoint import TrainingState

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from storage.rows import Row
+from storage.stored_rows import Row
 from worker.engine import chat_template, conversations, tokens, training_rows
 from worker.engine import rendering as rendering_module
 from worker.engine.base import LoadedBase
