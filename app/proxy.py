@@ -11,9 +11,10 @@ import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from app.auth import COOKIE
 from app.openai_docs import CALLS, request_body
 from app.services.health import read_address
-from app.services.inference import CONNECT_TIMEOUT_S, NOT_READY
+from app.services.inference import CONNECT_TIMEOUT_S, NOT_READY, client_headers
 from storage.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class InferenceProxy:
             return _not_ready()
         body = await request.body()
         headers = {name: value for name in FORWARDED_REQUEST_HEADERS if (value := request.headers.get(name))}
-        headers |= address.headers
+        headers |= client_headers(address, *_who(request))
         outgoing = self._client.build_request(
             request.method, f"{address.url}/v1/{path}", params=request.query_params, content=body, headers=headers
         )
@@ -93,6 +94,12 @@ def proxy_router(proxy: InferenceProxy) -> APIRouter:
         return await proxy.forward(request, path)
 
     return router
+
+
+def _who(request: Request) -> tuple[str, str, str]:
+    """What tells callers apart: the sign-in, the token and the address; a header of theirs is not believed."""
+    peer = request.client.host if request.client else ""
+    return request.cookies.get(COOKIE, ""), request.headers.get("authorization", ""), peer
 
 
 async def _relay(answer: httpx.Response) -> AsyncIterator[bytes]:

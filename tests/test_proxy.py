@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from app.context import AppContext
 from app.main import create_app
-from app.services.inference import compare_stream
+from app.services.inference import CLIENT_HEADER, compare, compare_stream
 from storage.artifacts import ArtifactStore
 from storage.database import Database
 from storage.errors import BusyError, InvalidInputError
@@ -56,9 +56,12 @@ class FakeRole:
         return StreamingResponse(self._tokens(request, body["max_tokens"]), media_type="text/event-stream")
 
     async def compare(self, request: Request) -> object:
+        self.seen.append(dict(request.headers))
         body = await request.json()
         if not body["models"]:
             return JSONResponse({"error": {"message": "No model is named.", "code": "invalid_request"}}, 400)
+        if not body.get("stream"):
+            return [{"model": model, "text": "soup"} for model in body["models"]]
         return StreamingResponse(self._tokens(request, 3), media_type="text/event-stream")
 
     async def model(self, name: str) -> dict[str, str]:
@@ -103,6 +106,15 @@ def test_stream_passes_and_the_secret_is_added(role: FakeRole, client: TestClien
     assert answer.text.count("data: ") == 4
     assert role.seen[0]["authorization"] == f"Bearer {SECRET}"
     assert "cookie" not in role.seen[0]
+
+
+def test_callers_are_told_apart_by_names_that_say_nothing_of_them(role: FakeRole, client: TestClient) -> None:
+    for headers in ({"Authorization": "Bearer one"}, {"Authorization": "Bearer two"}, {CLIENT_HEADER: "chosen"}, {}):
+        client.post("/v1/completions", json={"max_tokens": 1}, headers=headers)
+    one, two, pretender, anonymous = (seen[CLIENT_HEADER.lower()] for seen in role.seen)
+    assert len({one, two, anonymous}) == 3
+    assert pretender == anonymous
+    assert all(len(name) == 32 and int(name, 16) for name in (one, two, anonymous))
 
 
 def test_names_with_slashes_pass(role: FakeRole, client: TestClient) -> None:
@@ -150,6 +162,20 @@ def test_comparison_streams_events(role: FakeRole, context: AppContext) -> None:
     assert [event["text"] for event in events] == ["0", "1", "2"]
 
 
+def test_whole_comparison_is_a_list_of_columns(role: FakeRole, context: AppContext) -> None:
+    columns = compare(context, {"models": ["base", "prefix"], "prompt": "x", "stream": True})
+    assert [column["model"] for column in columns] == ["base", "prefix"]
+    with pytest.raises(InvalidInputError, match=r"No model is named\."):
+        compare(context, {"models": []})
+
+
+def test_comparisons_of_two_sessions_are_of_two_clients(role: FakeRole, context: AppContext) -> None:
+    for session in ("a", "b", "a"):
+        compare(context, {"models": ["base"]}, client=session)
+    first, second, third = (seen[CLIENT_HEADER.lower()] for seen in role.seen)
+    assert first == third != second
+
+
 def test_comparison_that_is_closed_ends_the_generation(role: FakeRole, context: AppContext) -> None:
     with closing(compare_stream(context, {"models": ["base"]})) as events:
         next(events)
@@ -164,6 +190,8 @@ def test_comparison_tells_the_refusal_of_the_role(role: FakeRole, context: AppCo
 def test_comparison_without_a_role_says_so(context: AppContext) -> None:
     with pytest.raises(BusyError, match="still starting"):
         next(compare_stream(context, {"models": ["base"]}))
+    with pytest.raises(BusyError, match="still starting"):
+        compare(context, {"models": ["base"]})
 
 
 def test_health_tells_which_roles_are_up(role: FakeRole, client: TestClient, settings: Settings) -> None:

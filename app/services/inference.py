@@ -1,5 +1,7 @@
 """The page's way to the inference role: comparisons as they are written."""
 
+import hashlib
+import hmac
 import json
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -7,19 +9,23 @@ from typing import Any
 import httpx
 
 from app.context import AppContext
-from app.services.health import inference_state, read_address
+from app.services.health import InferenceAddress, inference_state, read_address
 from storage.errors import BusyError, InvalidInputError, StudioError
 
 CONNECT_TIMEOUT_S = 5.0
+CLIENT_HEADER = "X-Prefix-Studio-Client"
 NOT_READY = "The model server is still starting, or starts again. Try again in a few seconds."
 
 
-def compare_stream(context: AppContext, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+def compare_stream(
+    context: AppContext, body: dict[str, Any], *, client: str = "page"
+) -> Generator[dict[str, Any], None, None]:
     """Answers of several models to one prompt, from one batch, piece by piece.
 
     Args:
         context: The open stores.
         body: As for `POST /v1/compare`; `stream` is set here. Closing the iterator ends the generation.
+        client: Who asks, as a session's hash: turns are taken by client.
 
     Yields:
         The events of the stream.
@@ -28,15 +34,13 @@ def compare_stream(context: AppContext, body: dict[str, Any]) -> Generator[dict[
         BusyError: The inference role is not up.
         StudioError: It refuses the request, in its own sentence.
     """
-    address = read_address(context.settings)
-    if address is None:
-        raise BusyError(NOT_READY)
-    timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+    address = _address(context)
+    headers = client_headers(address, client)
     try:
         with (
-            httpx.Client(trust_env=False, timeout=timeout) as client,
-            client.stream(
-                "POST", f"{address.url}/v1/compare", json={**body, "stream": True}, headers=address.headers
+            _http_client() as http_client,
+            http_client.stream(
+                "POST", f"{address.url}/v1/compare", json={**body, "stream": True}, headers=headers
             ) as answer,
         ):
             if not answer.is_success:
@@ -44,6 +48,46 @@ def compare_stream(context: AppContext, body: dict[str, Any]) -> Generator[dict[
             yield from _events(answer.iter_lines())
     except httpx.TransportError as error:
         raise BusyError(NOT_READY) from error
+
+
+def compare(context: AppContext, body: dict[str, Any], *, client: str = "page") -> list[dict[str, Any]]:
+    """Whole answers of several models to one prompt, from one batch.
+
+    Args:
+        context: The open stores.
+        body: As for `POST /v1/compare`; `stream` is switched off here.
+        client: Who asks, as a session's hash: turns are taken by client.
+
+    Returns:
+        In the order of the columns, each `{"model", "context", "text", "finish_reason", "tokens", …}`.
+
+    Raises:
+        BusyError: The inference role is not up, or has too much to do.
+        StudioError: It refuses the request, in its own sentence.
+    """
+    address = _address(context)
+    headers = client_headers(address, client)
+    try:
+        with _http_client() as http_client:
+            answer = http_client.post(f"{address.url}/v1/compare", json={**body, "stream": False}, headers=headers)
+    except httpx.TransportError as error:
+        raise BusyError(NOT_READY) from error
+    if not answer.is_success:
+        raise _refusal(answer)
+    columns: list[dict[str, Any]] = answer.json()
+    return columns
+
+
+def client_headers(address: InferenceAddress, *who: str) -> dict[str, str]:
+    """Headers of a call for someone: the secret, and a name that tells clients apart and nothing else of them.
+
+    Args:
+        address: The inference role.
+        who: What tells this client from others, such as its session and its address.
+    """
+    told = "\0".join(who).encode("utf-8", "surrogateescape")
+    name = hmac.new(address.secret.encode(), told, hashlib.sha256).hexdigest()[:32]
+    return {**address.headers, CLIENT_HEADER: name}
 
 
 def is_up(context: AppContext) -> bool:
@@ -58,6 +102,18 @@ def device_name(context: AppContext) -> str | None:
     except (OSError, ValueError):
         return None
     return str(told["device_name"]) if isinstance(told, dict) and told.get("device_name") else None
+
+
+def _address(context: AppContext) -> InferenceAddress:
+    address = read_address(context.settings)
+    if address is None:
+        raise BusyError(NOT_READY)
+    return address
+
+
+def _http_client() -> httpx.Client:
+    # Generation may take long, so only connecting has a limit; `trust_env` would send it through a proxy.
+    return httpx.Client(trust_env=False, timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S))
 
 
 def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
