@@ -9,6 +9,13 @@ from sqlalchemy.orm import Mapped, mapped_column
 from storage.schema.base import Base, JsonDict, Owned, now
 
 
+class JobKind(enum.StrEnum):
+    """What a job makes."""
+
+    TRAINING = "training"  # a prefix
+    ANSWERING = "answering"  # a table with a column of answers, see `storage.schema.answering`
+
+
 class JobStatus(enum.StrEnum):
     """The states of a job."""
 
@@ -32,21 +39,35 @@ class StopRequest(enum.StrEnum):
     PAUSE = "pause"  # checkpoint, free the device
 
 
+class StartCondition(enum.StrEnum):
+    """How another job has to end before one that waits for it may start."""
+
+    ENDED = "ended"  # however it ends
+    SUCCEEDED = "succeeded"  # its prefix is published
+    FAILED = "failed"  # with an error; discarding it is none
+
+
 class Job(Owned, Base):
-    """A training that was asked for. The database is the truth about it.
+    """A training, or another long piece of work, that was asked for. The database is the truth about it.
 
     `attempt` is the fencing token: every write of a trainer names the attempt that it runs, and changes nothing once
     another attempt has begun. `renewals` rises with each sign of life of an attempt. `lost_attempts` counts those
-    whose process died, since a user last started the job.
+    whose process died, since a user last started the job. `starts_after` names the job whose end it waits for, until
+    its first attempt begins (`storage.starts`).
     """
 
     __tablename__ = "jobs"
     __table_args__ = (Index("ix_jobs_status_priority_position", "status", "priority", "position"),)
 
     name: Mapped[str] = mapped_column(String(80))
+    kind: Mapped[JobKind] = mapped_column(
+        Enum(JobKind, native_enum=False, length=16), default=JobKind.TRAINING, server_default=JobKind.TRAINING.name
+    )
     status: Mapped[JobStatus] = mapped_column(Enum(JobStatus, native_enum=False, length=16), default=JobStatus.QUEUED)
     priority: Mapped[int] = mapped_column(default=0)
     position: Mapped[float] = mapped_column(Float)
+    starts_after: Mapped[str | None] = mapped_column(String(16), index=True)
+    starts_when: Mapped[StartCondition | None] = mapped_column(Enum(StartCondition, native_enum=False, length=16))
     dataset_version_id: Mapped[str | None] = mapped_column(
         ForeignKey("dataset_versions.id", ondelete="SET NULL"), index=True
     )
