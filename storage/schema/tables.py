@@ -1,10 +1,11 @@
 """All tables in one place, so that a row finds the table of what it refers to whichever module was imported first."""
 
+from storage.schema.answering import Answering
 from storage.schema.base import Base
 from storage.schema.base_model import BaseModel
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.schema.job import Checkpoint, Job, JobEvent
 from storage.schema.prefix import Prefix
 
-TABLES = (BaseModel, Dataset, DatasetVersion, Job, JobEvent, Checkpoint, Prefix)
+TABLES = (BaseModel, Dataset, DatasetVersion, Job, JobEvent, Checkpoint, Prefix, Answering)
 METADATA = Base.metadata
