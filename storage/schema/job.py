@@ -16,13 +16,6 @@ class JobKind(enum.StrEnum):
     ANSWERING = "answering"  # a table with a column of answers, see `storage.schema.answering`
 
 
-class JobKind(enum.StrEnum):
-    """What a job makes."""
-
-    TRAINING = "training"  # a prefix
-    ANSWERING = "answering"  # a table with a column of answers, see `storage.schema.answering`
-
-
 class JobStatus(enum.StrEnum):
     """The states of a job."""
 
@@ -67,9 +60,6 @@ class Job(Owned, Base):
     __table_args__ = (Index("ix_jobs_status_priority_position", "status", "priority", "position"),)
 
     name: Mapped[str] = mapped_column(String(80))
-    kind: Mapped[JobKind] = mapped_column(
-        Enum(JobKind, native_enum=False, length=16), default=JobKind.TRAINING, server_default=JobKind.TRAINING.name
-    )
     kind: Mapped[JobKind] = mapped_column(
         Enum(JobKind, native_enum=False, length=16), default=JobKind.TRAINING, server_default=JobKind.TRAINING.name
     )
