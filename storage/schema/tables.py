@@ -3,9 +3,10 @@
 from storage.schema.answering import Answering
 from storage.schema.base import Base
 from storage.schema.base_model import BaseModel
+from storage.schema.comparison import Comparison, Vote
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.schema.job import Checkpoint, Job, JobEvent
 from storage.schema.prefix import Prefix
 
-TABLES = (BaseModel, Dataset, DatasetVersion, Job, JobEvent, Checkpoint, Prefix, Answering)
+TABLES = (BaseModel, Dataset, DatasetVersion, Job, JobEvent, Checkpoint, Prefix, Answering, Comparison, Vote)
 METADATA = Base.metadata
