@@ -7,6 +7,7 @@ from storage.schema.comparison import Comparison, Vote
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.schema.job import Checkpoint, Job, JobEvent
 from storage.schema.prefix import Prefix
+from storage.schema.snapshot import Snapshot
 
-TABLES = (BaseModel, Dataset, DatasetVersion, Job, JobEvent, Checkpoint, Prefix, Answering, Comparison, Vote)
+TABLES = (BaseModel, Dataset, DatasetVersion, Job, JobEvent, Checkpoint, Prefix, Answering, Comparison, Vote, Snapshot)
 METADATA = Base.metadata
