@@ -18,7 +18,6 @@ from storage.errors import BusyError
 from storage.schema.tables import METADATA
 from storage.settings import Settings
 
-BUSY_TIMEOUT_MS = 10_000
 TAKE_LOCK = "BEGIN IMMEDIATE"
 ASK_AGAIN_S = (0.001, 0.004)
 
@@ -28,6 +27,7 @@ class Database:
 
     Args:
         url: SQLAlchemy URL of the database.
+        busy_timeout_s: How long a session waits for another process's lock.
 
     SQLite lets one process write at a time. A transaction that reads first and writes later is refused at once when
     another wrote in between, whatever the timeout; writers therefore take the lock when they begin.
@@ -36,9 +36,10 @@ class Database:
     # Held here so that whoever opens the database has every table, and with it what foreign keys refer to.
     metadata = METADATA
 
-    def __init__(self, url: str) -> None:
-        self._write_engine = sqlite_engine(url, begin=TAKE_LOCK)
-        self._read_engine = sqlite_engine(url, begin="BEGIN", query_only=True)
+    def __init__(self, url: str, busy_timeout_s: float = Settings.busy_timeout_s) -> None:
+        self._busy_timeout_s = busy_timeout_s
+        self._write_engine = sqlite_engine(url, begin=TAKE_LOCK, busy_timeout_s=busy_timeout_s)
+        self._read_engine = sqlite_engine(url, begin="BEGIN", query_only=True, busy_timeout_s=busy_timeout_s)
         self._writer = sessionmaker(self._write_engine, expire_on_commit=False)
         self._reader = sessionmaker(self._read_engine, expire_on_commit=False)
 
@@ -49,7 +50,7 @@ class Database:
         Raises:
             BusyError: No connection came free in time.
         """
-        with told_in_sentences(), self._reader() as session:
+        with told_in_sentences(self._busy_timeout_s), self._reader() as session:
             yield session
 
     @contextmanager
@@ -60,7 +61,7 @@ class Database:
             BusyError: Another writer held the lock for longer than the timeout.
             DiskFullError: There was no room for the change.
         """
-        with told_in_sentences(), self._writer.begin() as session:
+        with told_in_sentences(self._busy_timeout_s), self._writer.begin() as session:
             yield session
 
     def close(self) -> None:
@@ -71,10 +72,17 @@ class Database:
 
 def open_database(settings: Settings) -> Database:
     """Opens the database that the settings name; `storage.migrate.migrate` has made its tables."""
-    return Database(settings.database_url)
+    return Database(settings.database_url, settings.busy_timeout_s)
 
 
-def sqlite_engine(url: str, *, begin: str, query_only: bool = False, foreign_keys: bool = True) -> Engine:
+def sqlite_engine(
+    url: str,
+    *,
+    begin: str,
+    query_only: bool = False,
+    foreign_keys: bool = True,
+    busy_timeout_s: float = Settings.busy_timeout_s,
+) -> Engine:
     """An engine whose connections promise what the tables need.
 
     Args:
@@ -82,15 +90,16 @@ def sqlite_engine(url: str, *, begin: str, query_only: bool = False, foreign_key
         begin: Statement that opens each transaction. The driver's own BEGIN is switched off, since it comes late.
         query_only: Refuse every change.
         foreign_keys: Hold rows to their references; off only while tables are rebuilt.
+        busy_timeout_s: How long a statement waits for another process's lock.
     """
     engine = create_engine(
-        make_url(url), connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_MS / 1000}, max_overflow=40
+        make_url(url), connect_args={"isolation_level": None, "timeout": busy_timeout_s}, max_overflow=40
     )
 
     @event.listens_for(engine, "connect")
     def set_pragmas(connection: sqlite3.Connection, record: Any) -> None:
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute(_waits(busy_timeout_s))
         cursor.execute("PRAGMA journal_mode = WAL")
         # FULL: a job that was acknowledged survives the loss of power.
         cursor.execute("PRAGMA synchronous = FULL")
@@ -101,14 +110,14 @@ def sqlite_engine(url: str, *, begin: str, query_only: bool = False, foreign_key
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
         if begin == TAKE_LOCK:
-            _wait_for_lock(connection)
+            _wait_for_lock(connection, busy_timeout_s)
         else:
             connection.exec_driver_sql(begin)
 
     return engine
 
 
-def _wait_for_lock(connection: Connection) -> None:
+def _wait_for_lock(connection: Connection, timeout_s: float) -> None:
     """Begins as the one writer, as soon as that may be.
 
     SQLite's own way of waiting sleeps longer the longer it has waited, up to 0.1 s: a process that writes all the time
@@ -121,12 +130,16 @@ def _wait_for_lock(connection: Connection) -> None:
     driver.execute("PRAGMA busy_timeout = 0")
     try:
         # Asked below SQLAlchemy, whose errors cost more than the question.
-        while _is_held(driver) and (waited_s := time.monotonic() - started) < BUSY_TIMEOUT_MS / 1000:
+        while _is_held(driver) and (waited_s := time.monotonic() - started) < timeout_s:
             time.sleep(random.uniform(0.5, 1.5) * min(max(waited_s / 8, ASK_AGAIN_S[0]), ASK_AGAIN_S[1]))
         if not driver.in_transaction:
             connection.exec_driver_sql(TAKE_LOCK)
     finally:
-        driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        driver.execute(_waits(timeout_s))
+
+
+def _waits(seconds: float) -> str:
+    return f"PRAGMA busy_timeout = {round(seconds * 1000)}"
 
 
 def _is_held(driver: sqlite3.Connection) -> bool:
@@ -139,8 +152,11 @@ def _is_held(driver: sqlite3.Connection) -> bool:
 
 
 @contextmanager
-def told_in_sentences() -> Iterator[None]:
+def told_in_sentences(waited_s: float = Settings.busy_timeout_s) -> Iterator[None]:
     """Turns the database's word for a held lock, or a full disk, into a sentence.
+
+    Args:
+        waited_s: How long the block waits for a lock.
 
     Raises:
         BusyError: Another process held the lock, or every connection was taken, for too long.
@@ -149,17 +165,18 @@ def told_in_sentences() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise _busy() from error
+        raise _busy(waited_s) from error
     except OperationalError as error:
         # The low byte is the kind of error; the rest says more about it.
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise _busy() from error
+            raise _busy(waited_s) from error
         if code == sqlite3.SQLITE_FULL:
             raise disk_full("writing to the database") from error
         raise
 
 
-def _busy() -> BusyError:
-    waited_s = BUSY_TIMEOUT_MS // 1000
-    return BusyError(f"The database was in use by another process for more than {waited_s} seconds. Try again shortly.")
+def _busy(waited_s: float) -> BusyError:
+    return BusyError(
+        f"The database was in use by another process for more than {waited_s:g} seconds. Try again shortly."
+    )

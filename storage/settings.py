@@ -1,6 +1,7 @@
 """Every setting, read once from the environment into a frozen dataclass."""
 
 import ipaddress
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ OWNER = "local"
 MAX_UPLOAD_BYTES = 1_000_000_000
 MAX_NAME_CHARACTERS = 80
 MAX_COLUMNS_COMPARED = 6
+MAX_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Settings:
         token: Access token of page and API; None leaves the loopback open.
         max_upload_bytes: Cap of one upload.
         lease_s: How long a job's lease lasts without a heartbeat.
+        checkpoint_every_s: How much of a training a killed trainer may lose.
+        busy_timeout_s: How long a writer waits for the database's lock before it is told to come again.
     """
 
     home: Path
@@ -41,6 +45,8 @@ class Settings:
     token: str | None = None
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     lease_s: float = 60.0
+    checkpoint_every_s: float = 15.0
+    busy_timeout_s: float = 10.0
 
     @property
     def inference_file(self) -> Path:
@@ -70,6 +76,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         host=env.get("PREFIX_STUDIO_HOST") or "127.0.0.1",
         port=_read_port(env.get("PREFIX_STUDIO_PORT") or "7860"),
         token=env.get("PREFIX_STUDIO_TOKEN") or None,
+        lease_s=_read_seconds(env, "PREFIX_STUDIO_LEASE_S", Settings.lease_s),
+        checkpoint_every_s=_read_seconds(env, "PREFIX_STUDIO_CHECKPOINT_EVERY_S", Settings.checkpoint_every_s),
+        busy_timeout_s=_read_seconds(env, "PREFIX_STUDIO_BUSY_TIMEOUT_S", Settings.busy_timeout_s),
     )
     _refuse_unbuilt(settings, env.get("PREFIX_STUDIO_EXECUTOR") or "local")
     if settings.token is not None and not (settings.token.isascii() and settings.token.isprintable()):
@@ -98,6 +107,17 @@ def _read_port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise SettingsError(f"PREFIX_STUDIO_PORT is {text!r}; expected a number from 1 to 65535.")
     return int(text)
+
+
+def _read_seconds(env: Mapping[str, str], name: str, usual: float) -> float:
+    text = env.get(name) or str(usual)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_SECONDS:
+        raise SettingsError(f"{name} is {text!r}; expected seconds, more than 0 and at most {MAX_SECONDS:,}.")
+    return seconds
 
 
 def _refuse_unbuilt(settings: Settings, executor: str) -> None:

@@ -4,13 +4,13 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from storage import database as database_module
 from storage.database import Database, open_database
 from storage.disk import DiskFullError
 from storage.errors import BusyError
@@ -131,12 +131,14 @@ def test_writers_that_wait_get_their_turn(database: Database, settings: Settings
     assert sorted(waits)[-4] < 0.5
 
 
-def test_held_lock_is_told_as_busy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_MS", 20)
-    database = open_database(settings)
+def test_held_lock_is_told_as_busy(settings: Settings) -> None:
+    database = open_database(replace(settings, busy_timeout_s=0.02))
     with closing(sqlite3.connect(settings.home / "studio.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(BusyError, match="in use by another process"), database.write() as session:
+        with (
+            pytest.raises(BusyError, match=r"for more than 0\.02 seconds"),
+            database.write() as session,
+        ):
             add_datasets(session)
     database.close()
 

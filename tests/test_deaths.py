@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from storage import database as database_module
 from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
 from storage.errors import ConflictError
@@ -172,10 +172,9 @@ def test_kill_of_the_dispatcher_loses_nothing(
 
 
 def test_what_is_told_while_the_database_is_locked_is_written_afterwards(
-    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, database: Database
 ) -> None:
-    monkeypatch.setattr(database_module, "BUSY_TIMEOUT_MS", 50)
-    hasty = open_database(settings)
+    hasty = open_database(replace(settings, busy_timeout_s=0.05))
     job_id = submit(database)
     recorder = Recorder(hasty, claim(database))
     with closing(sqlite3.connect(settings.home / "studio.db", isolation_level=None)) as other:

@@ -79,7 +79,7 @@ def test_every_step_and_look_is_an_event(role: Role) -> None:
 
 
 def test_checkpoints_are_gone_once_the_prefix_is_kept(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt_module, "CHECKPOINT_EVERY_S", 0.0)
+    role.write_every_checkpoint()
     job = role.submit()
     role.run()
     assert list(role.store.run_folder(job, 1).glob("checkpoint-*")) == []
@@ -199,7 +199,7 @@ def test_checkpoint_that_cannot_be_written_down_fails_no_training(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(attempt_module, "CHECKPOINT_EVERY_S", 0.0)
+    role.write_every_checkpoint()
     monkeypatch.setattr(checkpoints_module, "add_checkpoint", refuse)
     job = role.submit()
     done = role.run()
@@ -249,7 +249,7 @@ def test_terminated_trainer_leaves_a_checkpoint_and_a_queued_job(role: Role) -> 
 
 
 def test_damaged_checkpoint_is_passed_over_for_an_older_one(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempt_module, "CHECKPOINT_EVERY_S", 0.0)
+    role.write_every_checkpoint()
     job = role.submit(max_steps=5000, eval_every=1000)
     user = role.when(lambda now: now.step > 3, lambda s, i: role.terminated.set(), job)
     role.run()

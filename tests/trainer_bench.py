@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,10 @@ class Role:
                 session, name="Food", dataset_version_id=self.version_id, base_model=self.base,
                 recipe={**RECIPE, **recipe}, rendering=rendering,
             ).id  # fmt: skip
+
+    def write_every_checkpoint(self) -> None:
+        hasty = replace(self.workplace.settings, checkpoint_every_s=0.0)
+        self.workplace = replace(self.workplace, settings=hasty)
 
     def claim(self) -> Assignment:
         with self.database.write() as session:

@@ -28,8 +28,6 @@ from worker.training.publish import Publication, publish
 from worker.training.recorder import Recorder
 from worker.training.samples import Samples
 
-CHECKPOINT_EVERY_S = 15.0
-
 
 class Outcome(enum.Enum):
     """How an attempt ends, and what its user or the machine may wish for between two steps."""
@@ -57,7 +55,7 @@ class Attempt:
     """One attempt of a job.
 
     Args:
-        settings: Where the cache of fingerprints lies.
+        settings: Where the caches lie, and how often to write a checkpoint.
         database: The open database.
         store: Keeps checkpoints, logs and prefixes.
         lease: The attempt's right to write.
@@ -94,7 +92,7 @@ class Attempt:
         if isinstance(prepared, Outcome):
             return prepared
         follower = Follower(self._recorder, prepared.base, prepared.task.job.metrics)
-        keeper = _Keeper(self.checkpoints, self._recorder, prepared)
+        keeper = _Keeper(self.checkpoints, self._recorder, prepared, self._settings.checkpoint_every_s)
         finished = self._train(prepared, follower, keeper)
         if isinstance(finished, Outcome):
             return finished
@@ -226,17 +224,18 @@ class Attempt:
 class _Keeper:
     """Writes a checkpoint every now and then, and shows what the prefix answers by now."""
 
-    def __init__(self, checkpoints: Checkpoints, recorder: Recorder, prepared: Prepared) -> None:
+    def __init__(self, checkpoints: Checkpoints, recorder: Recorder, prepared: Prepared, every_s: float) -> None:
         self._checkpoints = checkpoints
         self._recorder = recorder
         self._samples = prepared.samples
         self._base_fingerprint = prepared.task.fingerprint
+        self._every_s = every_s
         self._kept_at = time.monotonic()
         self._latest: TrainingState | None = None
 
     def is_due(self) -> bool:
         """Whether the last checkpoint is old enough for the next one."""
-        return time.monotonic() - self._kept_at > CHECKPOINT_EVERY_S
+        return time.monotonic() - self._kept_at > self._every_s
 
     def keep(self, event: Checkpointed) -> None:
         """Writes the state where one is due, and answers the samples where that takes little time."""

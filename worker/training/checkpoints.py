@@ -11,7 +11,13 @@ from storage.database import Database
 from storage.disk import DiskFullError, refusing_full_disk
 from storage.errors import BusyError, ConflictError
 from storage.queue import Lease
-from worker.engine.checkpoint import DamagedCheckpointError, TrainingState, read_checkpoint, write_checkpoint
+from worker.engine.checkpoint import (
+    UNFINISHED,
+    DamagedCheckpointError,
+    TrainingState,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +80,7 @@ class Checkpoints:
         Raises:
             ConflictError: The state was learned on other weights.
         """
+        self._delete_unfinished()
         with self._database.read() as session:
             paths = [Path(row.path) for row in list_checkpoints(session, self._lease.job_id)]
         for path in paths:
@@ -92,6 +99,12 @@ class Checkpoints:
         """Deletes every checkpoint of the job; its logs stay."""
         for path in self._files():
             path.unlink(missing_ok=True)
+
+    def _delete_unfinished(self) -> None:
+        """Deletes what attempts that were killed had begun to write; nobody else would find it."""
+        for folder in self._store.run_folders(self._lease.job_id):
+            for path in folder.glob(f".*{UNFINISHED}"):
+                path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         """Every checkpoint of the job, the latest attempt and step first."""
