@@ -11,7 +11,7 @@ from storage.history import BEGINS_ANEW
 from storage.names import check_name, numbered
 from storage.schema.base import now
 from storage.schema.base_model import BaseModel
-from storage.schema.job import Checkpoint, Job, JobEvent, JobStatus, StopRequest
+from storage.schema.job import Checkpoint, Job, JobEvent, JobKind, JobStatus, StopRequest
 from storage.settings import OWNER
 
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
@@ -48,12 +48,17 @@ def submit_job(
         recipe=dict(recipe),
         rendering=dict(rendering),
         max_steps=recipe.get("max_steps") or 0,
-        position=_end_of_queue(session),
     )
+    place_at_end(session, job)
+    return job
+
+
+def place_at_end(session: Session, job: Job) -> None:
+    """Adds a new job, of whatever kind, at the end of the queue."""
+    job.position = _end_of_queue(session)
     session.add(job)
     session.flush()
     enter_state(session, job, JobStatus.QUEUED)
-    return job
 
 
 def get_job(session: Session, job_id: str) -> Job:
@@ -244,7 +249,8 @@ def enter_state(session: Session, job: Job, status: JobStatus, **data: Any) -> N
 
 
 def _queue_again(session: Session, job: Job) -> Job:
-    require_dataset(job)
+    if job.kind == JobKind.TRAINING:
+        require_dataset(job)
     if job.status == JobStatus.CANCELLED:
         _forget_checkpoints(session, job)
     paths = session.scalars(select(Checkpoint.path).where(Checkpoint.job_id == job.id))

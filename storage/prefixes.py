@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from storage.base_models import find_base_model
 from storage.errors import ConflictError, NotFoundError
 from storage.names import check_name, numbered
+from storage.schema.answering import Answering
 from storage.schema.job import ACTIVE_STATUSES, Job
 from storage.schema.prefix import Prefix
 from storage.settings import OWNER
@@ -78,7 +79,9 @@ def delete_prefix(session: Session, prefix_id: str) -> None:
         ConflictError: A job that has not ended needs it.
     """
     prefix = get_prefix(session, prefix_id)
-    needing = session.scalar(select(Job.name).where(Job.prefix_id == prefix_id, Job.status.in_(ACTIVE_STATUSES)))
+    answering = select(Answering.job_id).where(Answering.prefix_id == prefix_id)
+    needs = or_(Job.prefix_id == prefix_id, Job.id.in_(answering))
+    needing = session.scalar(select(Job.name).where(needs, Job.status.in_(ACTIVE_STATUSES)))
     if needing is not None:
         raise ConflictError(
             f"{prefix.name!r} is needed by the job {needing!r}. Wait until it has ended, or discard it."

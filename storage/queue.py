@@ -127,6 +127,19 @@ class Lease:
         session.execute(update(Job).where(Job.id == self.job_id).values(prefix_id=prefix.id))
         return prefix
 
+    def finish(self, session: Session, *, metrics: dict[str, Any], stopped_early: bool = False) -> None:
+        """Ends the job with success; what it made is its caller's to write in the same session.
+
+        Args:
+            session: A writing session.
+            metrics: All figures of the job.
+            stopped_early: Its user ended it before its last step.
+
+        Raises:
+            LeaseLostError: The attempt has ended.
+        """
+        self._end(session, JobStatus.SUCCEEDED, metrics=metrics, stopped_early=stopped_early)
+
     def fail(self, session: Session, error: dict[str, Any]) -> None:
         """Ends the job with an error.
 

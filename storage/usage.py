@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlalchemy import make_url, select
 from sqlalchemy.orm import Session
 
+from storage.answerings import answer_hashes
 from storage.artifacts import ArtifactStore, folder_bytes
 from storage.base_models import list_base_models
 from storage.database import Database
@@ -23,11 +24,12 @@ def usage(database: Database, store: ArtifactStore, settings: Settings) -> dict[
     """Bytes on disk by kind.
 
     Returns:
-        `datasets`, `prefixes`, `runs` (checkpoints and logs), `base_models` (those fetched from the hub),
+        `datasets`, `prefixes`, `answers` (tables given to prefixes, and answered ones), `runs` (checkpoints and logs), `base_models` (those fetched from the hub),
         `unreferenced` (files that the next sweep deletes), `database` and `backups`.
     """
     with database.read() as session:
         datasets, prefixes = dataset_hashes(session), prefix_hashes(session)
+        answers = answer_hashes(session)
         orphans = unreferenced(session, store)
         hub_folders = [
             Path(base_model.path)
@@ -38,6 +40,7 @@ def usage(database: Database, store: ArtifactStore, settings: Settings) -> dict[
     return {
         "datasets": _blob_bytes(store, datasets),
         "prefixes": _blob_bytes(store, prefixes - datasets),
+        "answers": _blob_bytes(store, answers - datasets - prefixes),
         "runs": kept["runs"],
         "base_models": sum(folder_bytes(folder) for folder in hub_folders),
         "unreferenced": _blob_bytes(store, set(orphans)) + kept["incoming"],
@@ -58,7 +61,7 @@ def prefix_hashes(session: Session) -> set[str]:
 
 def unreferenced(session: Session, store: ArtifactStore) -> list[str]:
     """SHA-256 of every blob that no row names: left by a crash before the commit, or by what was deleted."""
-    named = dataset_hashes(session) | prefix_hashes(session)
+    named = dataset_hashes(session) | prefix_hashes(session) | answer_hashes(session)
     return [sha256 for sha256 in store.hashes() if sha256 not in named]
 
 
