@@ -14,7 +14,7 @@ from worker.engine.batches import BatchOrder, collate
 from worker.engine.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from worker.engine.errors import ContextOverflowError, DivergedError, InvalidRecipeError, OutOfMemoryError
 from worker.engine.evaluate import evaluate
-from worker.engine.events import Checkpointed, Diverged, Evaluated, Event, Finished, Started, StepMetrics
+from worker.engine.events import Checkpointed, Diverged, Evaluated, Event, Finished, Looked, Started, StepMetrics
 from worker.engine.example import Example
 from worker.engine.prompt_tuning import load_bank
 from worker.engine.recipe import Recipe
@@ -80,6 +80,25 @@ def test_finished_prefix_has_the_loss_that_was_reported(base: LoadedBase) -> Non
         finished.validation_loss_after, abs=1e-6
     )
     assert evaluate(base, None, learnable_rows(8, seed=9)).loss == pytest.approx(finished.validation_loss_before)
+
+
+@pytest.mark.parametrize("method", ["prefix-tuning", "prompt-tuning"])
+def test_every_look_gives_the_prefix_that_has_its_loss(base: LoadedBase, method) -> None:
+    events = events_of(base, replace(RECIPE, method=method))
+    looked, evaluated = only(events, Looked), only(events, Evaluated)
+    assert [(event.step, event.validation_loss) for event in looked] == [
+        (event.step, event.validation_loss) for event in evaluated
+    ]
+    for event in looked:
+        bank = load_bank(base, [event.prefix])
+        assert evaluate(base, bank, learnable_rows(8, seed=9)).loss == pytest.approx(event.validation_loss, abs=1e-6)
+    best = next(event for event in looked if event.step == events[-1].best_step)
+    assert (best.prefix.values == events[-1].prefix.values).all()
+
+
+def test_looks_give_the_prefix_where_there_are_no_validation_rows_too(base: LoadedBase) -> None:
+    looked = only(list(train(base, learnable_rows(24), [], RECIPE, init_ids=INIT_IDS)), Looked)
+    assert [(event.step, event.validation_loss) for event in looked] == [(0, None), (4, None), (8, None), (12, None)]
 
 
 @pytest.mark.parametrize("method", ["prefix-tuning", "prompt-tuning"])

@@ -77,6 +77,23 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Looked:
+    """The prefix at an evaluation as it is, best or not; while learning rates are compared, of the one that leads.
+
+    It comes behind `Evaluated`, and where there are no validation rows in its place.
+
+    Attributes:
+        step: Updates so far; 0 is the prefix as it starts.
+        validation_loss: Nats per target token with this prefix; None without validation rows.
+        prefix: Its numbers, a copy.
+    """
+
+    step: int
+    validation_loss: float | None
+    prefix: PrefixArray
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     """A state from which the same training goes on bit for bit.
 
@@ -190,4 +207,16 @@ class Finished:
         return self.reason == "requested"
 
 
-Event = Started | StepMetrics | Evaluated | Checkpointed | Diverged | Compared | Eliminated | Chosen | Finished | Failed
+Event = (
+    Started
+    | StepMetrics
+    | Evaluated
+    | Looked
+    | Checkpointed
+    | Diverged
+    | Compared
+    | Eliminated
+    | Chosen
+    | Finished
+    | Failed
+)

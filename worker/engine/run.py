@@ -16,6 +16,7 @@ from worker.engine.events import (
     Evaluated,
     Event,
     Finished,
+    Looked,
     Started,
     StepMetrics,
     StopReason,
@@ -132,6 +133,7 @@ class Run:
         else:
             for slot in self.slots:
                 slot.keep_as_best(self.step)
+        yield self._looked()
         if not self.is_comparing:
             return
         if self.step == self.max_steps or (self.step > 0 and self._is_rung):
@@ -262,6 +264,10 @@ class Run:
         yield self._compared()
         if not self.is_comparing:
             yield self._chosen()
+
+    def _looked(self) -> Looked:
+        slot = self.slots[leader(self.slots)]
+        return Looked(self.step, slot.latest_loss, PrefixArray.of(self.recipe.method, slot.numbers()[0].numpy()))
 
     def _compared(self) -> Compared:
         return Compared(self.step, all_standing(self.slots, self.dropped, self.step))
