@@ -169,8 +169,6 @@ def require_result(answering: Answering) -> str:
     return answering.result_hash
 
 
-
-
 def free_column(columns: Sequence[str], wish: str) -> str:
     """A name for one more column that no column has, whatever its case."""
     taken = {name.casefold() for name in columns}

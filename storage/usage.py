@@ -24,8 +24,9 @@ def usage(database: Database, store: ArtifactStore, settings: Settings) -> dict[
     """Bytes on disk by kind.
 
     Returns:
-        `datasets`, `prefixes`, `answers` (tables given to prefixes, and answered ones), `runs` (checkpoints and logs), `base_models` (those fetched from the hub),
-        `unreferenced` (files that the next sweep deletes), `database` and `backups`.
+        `datasets`, `prefixes`, `answers` (tables given to prefixes, and answered ones), `runs` (checkpoints and logs),
+        `base_models` (those fetched from the hub), `unreferenced` (files that the next sweep deletes), `database` and
+        `backups`.
     """
     with database.read() as session:
         datasets, prefixes = dataset_hashes(session), prefix_hashes(session)

@@ -127,6 +127,7 @@ def test_usage_tells_bytes_by_kind(
     assert counted == {
         "datasets": store.size(table.blobs["train"]),
         "prefixes": 3,
+        "answers": 0,
         "runs": 5,
         "base_models": 7,
         "unreferenced": 2,
