@@ -36,6 +36,7 @@ class GenerationRow:
         seed: Seed of the row's draws; None takes a fresh one.
         stop: Texts that end the row; they are not shown.
         end_ids: Tokens that end the row; they are not shown.
+        top_logprobs: How many of the most likely tokens are told with each token.
     """
 
     prompt_ids: tuple[int, ...]
@@ -46,6 +47,7 @@ class GenerationRow:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     end_ids: frozenset[int] = frozenset()
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt_ids or self.max_new_tokens < 1:
@@ -65,6 +67,7 @@ class TokenEvent:
         text: What can be shown now; may be empty, and may hold the text of several tokens.
         finish_reason: Set on the last event of a row: `stop` (end token or stop text) or `length`.
         logprob: Natural logarithm of the token's probability under the model.
+        top: The most likely tokens with theirs, as many as the row asked for.
     """
 
     row: int
@@ -72,6 +75,7 @@ class TokenEvent:
     text: str
     finish_reason: FinishReason | None
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 def stream(
@@ -185,7 +189,7 @@ class _Row:
     def __init__(self, index: int, row: GenerationRow, base: LoadedBase) -> None:
         self.index = index
         self.row = row
-        self._sampler = Sampler(row.temperature, row.top_p, row.seed)
+        self._sampler = Sampler(row.temperature, row.top_p, row.seed, num_top=row.top_logprobs)
         # What an encoder has read stands in front of no answer.
         self._text = Detokeniser(base.tokenizer, base.decoder_start_ids or row.prompt_ids)
         self._stop = StopFilter(row.stop)
@@ -202,4 +206,4 @@ class _Row:
         if is_last and not is_stopped:
             shown += self._stop.flush()
         reason: FinishReason | None = "stop" if is_stopped or is_end else "length" if is_last else None
-        return TokenEvent(self.index, choice.token_id, shown, reason, choice.logprob)
+        return TokenEvent(self.index, choice.token_id, shown, reason, choice.logprob, choice.top)

@@ -14,10 +14,12 @@ class Choice:
     Attributes:
         token_id: Its id.
         logprob: Natural logarithm of the probability that the model gave it, before temperature and top_p.
+        top: The most likely tokens with theirs, as many as were asked for.
     """
 
     token_id: int
     logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 class Sampler:
@@ -30,13 +32,17 @@ class Sampler:
         temperature: 0 takes the most probable token; else logits are divided by it.
         top_p: Only the most probable tokens that together reach this probability are drawn from.
         seed: Seed of the row; None takes a fresh one.
+        num_top: How many of the most likely tokens are told with each choice.
 
     Source: nucleus sampling, Holtzman et al. 2019, arXiv 1904.09751, section 3.1.
     """
 
-    def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None) -> None:
+    def __init__(
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None, *, num_top: int = 0
+    ) -> None:
         self.temperature = temperature
         self.top_p = top_p
+        self.num_top = num_top
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -51,7 +57,13 @@ class Sampler:
         """
         logprobs = logits.float().log_softmax(dim=-1)
         token_id = int(logprobs.argmax()) if self.temperature == 0 else self._draw(logprobs.cpu())
-        return Choice(token_id, float(logprobs[token_id]))
+        return Choice(token_id, float(logprobs[token_id]), self._top(logprobs))
+
+    def _top(self, logprobs: Tensor) -> tuple[tuple[int, float], ...]:
+        if not self.num_top:
+            return ()
+        values, ids = logprobs.topk(min(self.num_top, len(logprobs)))
+        return tuple(zip(ids.tolist(), values.tolist(), strict=True))
 
     def _draw(self, logprobs: Tensor) -> int:
         # Temperature may be tiny: the largest exponent is made 0 before anything overflows.

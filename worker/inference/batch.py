@@ -43,12 +43,16 @@ class Column:
         prompt: What it is asked.
         context: What stands in front of the prompt.
         example_source: The prefix whose training rows the few-shot context draws from.
+        strength: How much of the prefix is attended to, from 0 to 1, which is all of it.
+        draw: Which of several answers to one prompt, so that each draws otherwise from one seed.
     """
 
     target: Target
     prompt: Prompt
     context: Context = "none"
     example_source: PrefixEntry | None = None
+    strength: float = 1.0
+    draw: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,24 +64,45 @@ class Started:
     prompt_tokens: int
     prefix_tokens: int
     max_tokens: int
+    prompt_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token of a column, with the text that can be shown now."""
+    """A token of a column, with the text that can be shown now.
+
+    Attributes:
+        column: Whose.
+        text: May be empty, and may hold the text of several tokens.
+        token_id: The token.
+        logprob: Natural logarithm of its probability under the model.
+        top: The most likely tokens with theirs, as many as were asked for.
+    """
 
     column: int
     text: str
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a column."""
+    """The end of a column.
+
+    Attributes:
+        column: Whose.
+        finish_reason: `stop` or `length`.
+        tokens: Tokens of the answer, an end token included.
+        tokens_per_second: Of this column, from the moment its batch began.
+        first_token_s: Seconds from that moment to its first token.
+    """
 
     column: int
     finish_reason: FinishReason
     tokens: int
     tokens_per_second: float
+    first_token_s: float
 
 
 @dataclass(frozen=True)
@@ -114,11 +139,13 @@ def batch_of(columns: Sequence[Column], sampling: Sampling, *, has_proof: bool =
         yield [_started(resident, columns, rows, index) for index in range(len(rows))]
         first: list[Tensor] = []
         began = time.perf_counter()
-        counts = [0] * len(rows)
+        counts, first_s = [0] * len(rows), [0.0] * len(rows)
         for step in stream(resident.base, bank, rows, cancelled, observe_first=first.append):
             for event in step:
                 counts[event.row] += 1
-                yield from _told(event, counts[event.row], time.perf_counter() - began)
+                elapsed_s = time.perf_counter() - began
+                first_s[event.row] = first_s[event.row] or elapsed_s
+                yield from _told(event, counts[event.row], elapsed_s, first_s[event.row])
             if has_proof and first and NO_PREFIX in slots:
                 yield _prove(resident.base, rows, first.pop())
 
@@ -143,8 +170,9 @@ def _row(resident: Resident, column: Column, slot: int, sampling: Sampling) -> G
         ),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
-        seed=sampling.seed,
+        seed=None if sampling.seed is None else (sampling.seed + column.draw) % 2**63,
         stop=sampling.stop,
+        top_logprobs=sampling.top_logprobs,
         end_ids=end_ids(base, end_token_id(base.tokenizer, column.prompt.kind_for(base.tokenizer))),
     )
 
@@ -152,13 +180,15 @@ def _row(resident: Resident, column: Column, slot: int, sampling: Sampling) -> G
 def _started(resident: Resident, columns: Sequence[Column], rows: Sequence[GenerationRow], index: int) -> Started:
     row = rows[index]
     prompt = resident.base.tokenizer.decode(list(row.prompt_ids), clean_up_tokenization_spaces=False)
-    return Started(index, prompt, len(row.prompt_ids), columns[index].target.num_virtual_tokens, row.max_new_tokens)
+    prefix_tokens = columns[index].target.num_virtual_tokens
+    return Started(index, prompt, len(row.prompt_ids), prefix_tokens, row.max_new_tokens, row.prompt_ids)
 
 
-def _told(event: TokenEvent, num_tokens: int, elapsed_s: float) -> Iterator[Piece | Ended]:
-    yield Piece(event.row, event.text)
+def _told(event: TokenEvent, num_tokens: int, elapsed_s: float, first_s: float) -> Iterator[Piece | Ended]:
+    yield Piece(event.row, event.text, event.token_id, event.logprob, event.top)
     if event.finish_reason is not None:
-        yield Ended(event.row, event.finish_reason, num_tokens, round(num_tokens / max(elapsed_s, 1e-9), 2))
+        speed = round(num_tokens / max(elapsed_s, 1e-9), 2)
+        yield Ended(event.row, event.finish_reason, num_tokens, speed, round(first_s, 4))
 
 
 def _prove(base: LoadedBase, rows: Sequence[GenerationRow], first_logits: Tensor) -> Proof:

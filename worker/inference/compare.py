@@ -145,7 +145,11 @@ async def _events(answer: Answer, columns: Sequence[Column]) -> AsyncGenerator[d
     yield {
         "prompt": answer.started[0].prompt,
         "columns": [
-            {**asdict(started), "model": column.target.name, "context": column.context}
+            {
+                **{name: value for name, value in asdict(started).items() if name != "prompt_ids"},
+                "model": column.target.name,
+                "context": column.context,
+            }
             for started, column in zip(answer.started, columns, strict=True)
         ],
     }

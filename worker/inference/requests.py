@@ -39,13 +39,23 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen and when an answer ends; the same for every column of a comparison."""
+    """How tokens are chosen and when an answer ends; the same for every column of a comparison.
+
+    Attributes:
+        max_tokens: At most so many tokens.
+        temperature: 0 is greedy.
+        top_p: Share of probability that is drawn from.
+        seed: Seed of the draws; None takes a fresh one.
+        stop: Texts that end an answer.
+        top_logprobs: How many of the most likely tokens are told with each token.
+    """
 
     max_tokens: int
     temperature: float
     top_p: float
     seed: int | None
     stop: tuple[str, ...]
+    top_logprobs: int = 0
 
 
 async def read_body(request: Request) -> "Fields":
