@@ -172,3 +172,25 @@ def test_micro_batches_hold_rows_of_like_length_within_their_limits() -> None:
     assert [sorted(len(row.example) for row in part) for part in parts] == [[5, 5, 6], [7, 38], [40, 41], [90]]
     assert all(part == sorted(part, key=lambda row: row.slot) for part in parts)
     assert sum(len(part) for part in parts) == len(pooled)
+
+
+def test_training_that_is_asked_to_leave_says_nothing_more_and_the_others_go_on(base: LoadedBase) -> None:
+    wanted = trainings()[:3]
+    expected = alone(base, wanted[1])[-1]
+    controls = [Control(), Control(), Control()]
+    events: list[list[Event]] = [[], [], []]
+    for index, event in train_together(base, wanted, controls=controls):
+        events[index].append(event)
+        # The second evaluation is due after this very step.
+        controls[0].leave_requested |= isinstance(event, StepMetrics) and index == 0 and event.step == 10
+        controls[2].leave_requested |= isinstance(event, StepMetrics) and index == 0 and event.step == 4
+    assert isinstance(events[0][-1], StepMetrics)
+    assert [event.step for event in events[2] if isinstance(event, StepMetrics)] == [1, 2, 3]
+    values = torch.from_numpy(events[1][-1].prefix.values)
+    torch.testing.assert_close(values, torch.from_numpy(expected.prefix.values), atol=1e-4, rtol=0)
+
+
+def test_training_may_leave_before_its_first_step(base: LoadedBase) -> None:
+    control = Control(leave_requested=True)
+    events = list(train_together(base, trainings()[:1], controls=[control]))
+    assert events == []

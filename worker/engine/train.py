@@ -25,10 +25,12 @@ class Control:
     Attributes:
         stop_requested: End now and keep the best state.
         checkpoint_requested: Yield a `Checkpointed` after the current step; reset when that is done.
+        leave_requested: Drop this training at once, with no further event; others in the same pass go on.
     """
 
     stop_requested: bool = False
     checkpoint_requested: bool = False
+    leave_requested: bool = False
 
 
 def train(
@@ -85,7 +87,7 @@ def train_together(
 
     Yields:
         The index of a training and its event; each begins with `Started` and ends with `Finished` or `Failed`, whenever
-        it is done. A training that fails leaves the others alone.
+        it is done, unless it was asked to leave. A training that fails leaves the others alone.
 
     Raises:
         OutOfMemoryError: Not even one row fits into memory.
@@ -101,7 +103,7 @@ def train_together(
     while courses:
         requests: dict[int, list[Share]] = {}
         for index, course in list(courses.items()):
-            shares = yield from _events_until_pass(index, course, results.get(index))
+            shares = yield from _events_until_pass(index, course, controls[index], results.get(index))
             if shares is None:
                 del courses[index]
             else:
@@ -156,13 +158,17 @@ def _reason_to_end(run: Run, control: Control) -> StopReason | None:
 
 
 def _events_until_pass(
-    index: int, course: Course, result: PassResult | None
+    index: int, course: Course, control: Control, result: PassResult | None
 ) -> Generator[tuple[int, Event], None, list[Share] | None]:
-    """Passes on the events of a training until it waits for a pass; None once it has ended."""
+    """Passes on the events of a training until it waits for a pass; None once it has ended or left."""
+    if control.leave_requested:
+        return None
     try:
         item = next(course) if result is None else course.send(result)
         while not isinstance(item, list):
             yield index, item
+            if control.leave_requested:
+                return None
             item = next(course)
         return item
     except StopIteration:
