@@ -13,7 +13,10 @@ from storage.errors import ConflictError, NotFoundError
 from storage.prefixes import find_prefix, list_prefixes
 from storage.rows import load_parts
 from storage.schema.base_model import BaseModel, DownloadState
+from storage.schema.job import Job
 from storage.schema.prefix import Prefix
+from storage.schema.snapshot import Snapshot
+from storage.snapshots import find_snapshot
 from storage.stored_rows import Row
 from worker.engine.errors import UnsupportedPrecisionError
 from worker.engine.quantisation import check_quantisation, is_quantised
@@ -89,10 +92,11 @@ class Registry:
         self._store = store
 
     def find(self, name: str) -> Target:
-        """What a model name stands for.
+        """What a model name stands for; where nothing has exactly that name, it may be that of a snapshot.
 
         Raises:
             UnknownModelError: Nothing has that name.
+            NotFoundError: It names a step of a training that no snapshot is kept of.
             ConflictError: The base model is not on this machine.
         """
         with self._database.read() as session:
@@ -100,14 +104,16 @@ class Registry:
             if base_model is not None:
                 return Target(_base_entry(base_model))
             prefix = find_prefix(session, name)
-            if prefix is None:
+            found = find_snapshot(session, name) if prefix is None else None
+            origin = prefix or (found[1] if found else None)
+            if origin is None:
                 raise UnknownModelError(
                     f"There is no model {name!r}; expected the name of a base model or of a prefix. "
                     "GET /v1/models lists them."
                 )
-            base_model = get_base_model_by_id(session, prefix.base_model_id)
-            entry = replace(_base_entry(base_model), precision=_precision(prefix))
-            return Target(entry, _prefix_entry(prefix))
+            base_model = get_base_model_by_id(session, origin.base_model_id)
+            entry = replace(_base_entry(base_model), precision=_precision(origin))
+            return Target(entry, _prefix_entry(name, found[0] if found else cast(Prefix, prefix), origin))
 
     def listing(self) -> list[dict[str, Any]]:
         """Every model that can be asked, in OpenAI's form; prefixes name their base."""
@@ -156,9 +162,9 @@ def _base_entry(base_model: BaseModel) -> BaseEntry:
     return BaseEntry(base_model.id, base_model.name, Path(base_model.path or ""), state)
 
 
-def _precision(prefix: Prefix) -> Precision:
+def _precision(origin: Prefix | Job) -> Precision:
     """What its base is loaded in; one that was trained elsewhere in fewer bits than can be had here is used in full."""
-    named = str(prefix.recipe.get("precision"))
+    named = str(origin.recipe.get("precision"))
     try:
         check_quantisation(named)
     except UnsupportedPrecisionError:
@@ -166,16 +172,17 @@ def _precision(prefix: Prefix) -> Precision:
     return cast(Precision, named) if is_quantised(named) else "auto"
 
 
-def _prefix_entry(prefix: Prefix) -> PrefixEntry:
-    method: Method = "prompt-tuning" if prefix.method == "prompt-tuning" else "prefix-tuning"
+def _prefix_entry(name: str, numbers: Prefix | Snapshot, origin: Prefix | Job) -> PrefixEntry:
+    """What a name stands for: numbers, which for a snapshot lie in a row of their own, and where they come from."""
+    method: Method = "prompt-tuning" if origin.method == "prompt-tuning" else "prefix-tuning"
     return PrefixEntry(
-        name=prefix.name,
-        artifact_hash=prefix.artifact_hash,
+        name=name,
+        artifact_hash=numbers.artifact_hash,
         method=method,
-        num_virtual_tokens=prefix.num_virtual_tokens,
-        base_fingerprint=prefix.base_fingerprint,
-        rendering=Rendering.from_dict({**NO_RENDERING, **prefix.rendering}),
-        dataset_version_id=prefix.dataset_version_id,
+        num_virtual_tokens=numbers.num_virtual_tokens,
+        base_fingerprint=numbers.base_fingerprint,
+        rendering=Rendering.from_dict({**NO_RENDERING, **numbers.rendering}),
+        dataset_version_id=origin.dataset_version_id,
     )
 
 
