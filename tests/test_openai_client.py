@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import httpx
 import openai
 import pytest
+import torch
 
 from tests.running_role import ABSENT, CHAT, CHAT_PREFIX, PLAIN, PREFIX, SOFT_PROMPT, STRANGER, Role, running_role
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -140,10 +141,113 @@ def test_prompt_over_the_context_is_refused_with_the_numbers(client: openai.Open
         client.completions.create(model=PREFIX, prompt="😀" * 75, stream=True)
 
 
-def test_prompts_that_are_no_single_text_are_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="list of 2; expected one text"):
-        client.completions.create(model=PLAIN, prompt=["a", "b"])
+def test_list_of_prompts_is_answered_in_order_as_each_alone(client: openai.OpenAI) -> None:
+    prompts = ["Is", PROMPT]
+    made = client.completions.create(model=PREFIX, prompt=prompts, **GREEDY)
+    alone = [client.completions.create(model=PREFIX, prompt=prompt, **GREEDY) for prompt in prompts]
+    assert [choice.index for choice in made.choices] == [0, 1]
+    assert [choice.text for choice in made.choices] == [one.choices[0].text for one in alone]
+    assert made.usage is not None
+    assert made.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone if one.usage)
+    assert made.usage.completion_tokens == 24
     assert client.completions.create(model=PLAIN, prompt=[PROMPT], **GREEDY).choices[0].text == untouched_text(12)
+
+
+def test_prompts_that_are_no_texts_or_too_many_are_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="Token ids are not taken"):
+        client.completions.create(model=PLAIN, prompt=[1, 2, 3])
+    with pytest.raises(openai.BadRequestError, match="17 prompts times 2 answers; expected 1 to 32"):
+        client.completions.create(model=PLAIN, prompt=["a"] * 17, n=2)
+    with pytest.raises(openai.BadRequestError, match="0 prompts"):
+        client.completions.create(model=PLAIN, prompt=[])
+
+
+def test_several_answers_to_one_prompt_are_drawn_apart_and_again_alike(client: openai.OpenAI) -> None:
+    def drawn() -> list[str]:
+        made = client.completions.create(model=PLAIN, prompt=PROMPT, n=3, seed=5, temperature=1.5, max_tokens=12)
+        return [choice.text for choice in made.choices]
+
+    assert len(set(drawn())) == 3
+    assert drawn() == drawn()
+    messages = [{"role": "user", "content": "Soup?"}]
+    chat = client.chat.completions.create(model=CHAT, messages=messages, n=2, temperature=0, max_tokens=5)  # type: ignore[arg-type]
+    assert [choice.index for choice in chat.choices] == [0, 1]
+    assert chat.choices[0].message == chat.choices[1].message
+    streamed = client.completions.create(model=PLAIN, prompt=["Is", PROMPT], n=2, stream=True, **GREEDY)
+    texts = ["", "", "", ""]
+    for chunk in streamed:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts[0] == texts[1] != texts[2] == texts[3] == untouched_text(12)
+
+
+def test_log_probabilities_of_a_completion_are_those_of_the_model(client: openai.OpenAI) -> None:
+    made = client.completions.create(model=PLAIN, prompt=PROMPT, logprobs=3, **GREEDY)
+    told = made.choices[0].logprobs
+    assert told is not None
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer(PROMPT, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        expected = tiny_model("llama")(ids).logits[0, -1].log_softmax(-1)
+    best = expected.topk(3)
+    assert told.token_logprobs[0] == pytest.approx(float(best.values[0]), abs=1e-4)
+    assert list(told.top_logprobs[0].values()) == pytest.approx(best.values.tolist(), abs=1e-4)
+    assert list(told.top_logprobs[0]) == [tokenizer.decode([token_id]) for token_id in best.indices]
+    assert len(told.tokens) == len(told.text_offset) == 12
+    assert told.text_offset[:2] == [0, len(told.tokens[0])]
+    sampled = client.completions.create(
+        model=PLAIN, prompt=PROMPT, logprobs=0, temperature=2.0, seed=1, max_tokens=5
+    ).choices[0]
+    assert sampled.logprobs is not None
+    assert [len(top) for top in sampled.logprobs.top_logprobs] == [1] * 5
+
+
+def test_streamed_log_probabilities_add_up_to_the_whole_ones(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model=PLAIN, prompt=PROMPT, logprobs=2, **GREEDY).choices[0].logprobs
+    chunks = list(client.completions.create(model=PLAIN, prompt=PROMPT, logprobs=2, stream=True, **GREEDY))
+    parts = [chunk.choices[0].logprobs for chunk in chunks if chunk.choices[0].logprobs]
+    assert whole is not None
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert [each for part in parts for each in getattr(part, name)] == getattr(whole, name)
+
+
+def test_log_probabilities_of_a_chat_come_token_by_token(client: openai.OpenAI) -> None:
+    asked = {"model": CHAT, "messages": MESSAGES, "logprobs": True, "top_logprobs": 2, **GREEDY}
+    made = client.chat.completions.create(**asked)  # type: ignore[call-overload]
+    content = made.choices[0].logprobs.content
+    assert "".join(token.token for token in content).rstrip("\ufffd") == made.choices[0].message.content
+    for token in content:
+        assert [token.top_logprobs[0].token, token.top_logprobs[0].logprob] == [token.token, token.logprob]
+        assert len(token.top_logprobs) == 2
+        assert token.bytes is None or bytes(token.bytes).decode() == token.token
+    chunks = client.chat.completions.create(stream=True, **asked)  # type: ignore[call-overload]
+    streamed = [token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content]
+    assert streamed == content
+    plain = client.chat.completions.create(**{**asked, "logprobs": False, "top_logprobs": None})  # type: ignore[call-overload]
+    assert plain.choices[0].logprobs is None
+
+
+def test_end_token_has_no_log_probability_as_it_is_not_shown(client: openai.OpenAI) -> None:
+    for seed in range(40):
+        made = client.completions.create(
+            model=PLAIN, prompt=PROMPT, logprobs=0, temperature=2.0, seed=seed, max_tokens=60
+        )
+        choice = made.choices[0]
+        if choice.finish_reason == "stop":
+            assert choice.logprobs is not None
+            assert made.usage is not None
+            assert len(choice.logprobs.tokens) == made.usage.completion_tokens - 1
+            return
+    pytest.fail("no draw ended by itself")
+
+
+def test_strength_of_a_prefix_goes_along_as_a_further_field(client: openai.OpenAI) -> None:
+    def text(**more: float) -> str:
+        made = client.completions.create(model=PREFIX, prompt=PROMPT, extra_body=more, **GREEDY)
+        return made.choices[0].text
+
+    assert text(strength=100) == text()
+    with pytest.raises(openai.BadRequestError, match="strength is 101; expected a number from 0 to 100"):
+        text(strength=101)
 
 
 def test_empty_prompt_is_answered(client: openai.OpenAI) -> None:
@@ -153,9 +257,12 @@ def test_empty_prompt_is_answered(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("n", 2, "n is 2, which this server does not offer"),
-        ("echo", True, "echo is true"),
-        ("logprobs", 5, "logprobs is 5"),
+        ("n", 33, "n is 33; expected a whole number from 1 to 32"),
+        ("best_of", 2, "best_of is 2, which this server does not offer"),
+        ("echo", True, "echo is true, which this server does not offer. Leave echo out"),
+        ("suffix", " end", 'suffix is " end", which this server does not offer'),
+        ("logprobs", 6, "logprobs is 6; expected a whole number from 0 to 5"),
+        ("stream_options", {"include_usage": True}, "only together with stream true"),
         ("logit_bias", {"1": 5}, "logit_bias is"),
         ("temperature", -1, "temperature is -1; expected a number from 0 to 2"),
         ("temperature", 1e300, "temperature is 1e"),
@@ -164,7 +271,7 @@ def test_empty_prompt_is_answered(client: openai.OpenAI) -> None:
         ("max_tokens", 10**40, "max_tokens is a very large number"),
         ("max_tokens", 2.5, r"max_tokens is 2\.5; expected a whole number"),
         ("seed", -1, "seed is -1"),
-        ("stop", ["a"] * 17, "stop is"),
+        ("stop", ["a"] * 5, "stop is .*list of up to 4"),
         ("stop", [5], "stop is 5; expected a text"),
     ],
 )
@@ -172,3 +279,27 @@ def test_settings_out_of_range_are_refused(client: openai.OpenAI, name: str, val
     with pytest.raises(openai.BadRequestError, match=sentence) as refusal:
         client.completions.create(**{"model": PLAIN, "prompt": "a", name: value})  # type: ignore[call-overload]
     assert refusal.value.param == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("top_logprobs", 5, "top_logprobs is 5 without logprobs"),
+        ("top_logprobs", 21, "top_logprobs is 21; expected a whole number from 0 to 20"),
+        ("logprobs", 5, "logprobs is 5; expected true or false"),
+        ("tools", [{"type": "function"}], "tools is .* which this server does not offer"),
+        ("response_format", {"type": "json_object"}, "response_format is"),
+        ("max_completion_tokens", 0, "max_completion_tokens is 0; expected a whole number from 1"),
+    ],
+)
+def test_chat_settings_out_of_range_are_refused(client: openai.OpenAI, name: str, value: object, sentence: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=sentence) as refusal:
+        client.chat.completions.create(**{"model": CHAT, "messages": MESSAGES, name: value})  # type: ignore[call-overload]
+    assert refusal.value.param == name
+
+
+def test_answer_of_a_chat_is_as_long_as_either_name_of_the_limit_says(client: openai.OpenAI) -> None:
+    for name in ("max_tokens", "max_completion_tokens"):
+        made = client.chat.completions.create(model=CHAT, messages=MESSAGES, temperature=0, **{name: 3})  # type: ignore[call-overload]
+        assert made.usage.completion_tokens == 3
+        assert made.choices[0].finish_reason == "length"

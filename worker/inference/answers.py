@@ -4,15 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 
 from worker.engine.recipe import Precision
-from worker.inference.batch import BatchEvent, Column, Ended, Piece, Started, batch_of
+from worker.inference.batch import Column, Ended, Piece, Started, batch_of
 from worker.inference.errors import InvalidRequestError, error_body
+from worker.inference.explanations import Explained, ExplainedEvent, with_explanations
+from worker.inference.logprobs import TokenLogprobs
 from worker.inference.registry import Registry
 from worker.inference.requests import Sampling
 from worker.inference.residents import Residents
@@ -45,15 +47,24 @@ class Answer:
     """
 
     started: list[Started]
-    events: AsyncGenerator[BatchEvent, None]
+    events: AsyncGenerator[ExplainedEvent, None]
 
 
 @dataclass
 class Text:
-    """A whole answer of one column."""
+    """A whole answer of one column.
+
+    Attributes:
+        text: What can be shown.
+        logprobs: Of its tokens, where they were asked for.
+        end: How it ended.
+        explained: What its prefix changed, where that was asked for.
+    """
 
     text: str = ""
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     end: Ended | None = None
+    explained: Explained | None = None
 
 
 async def start(
@@ -63,8 +74,17 @@ async def start(
     sampling: Sampling,
     *,
     has_proof: bool = False,
+    explains: bool = False,
 ) -> Answer:
     """Hands a batch to the runner of its base and waits until it begins.
+
+    Args:
+        context: Where models are.
+        request: Of the caller.
+        columns: The answers that are asked for.
+        sampling: For all of them.
+        has_proof: Whether the base's column is compared with the untouched model.
+        explains: Whether the columns with a prefix are explained behind their ends.
 
     Raises:
         InvalidRequestError: The columns are of different bases.
@@ -79,14 +99,15 @@ async def start(
             param="models",
         )
     base = replace(bases[0], precision=_precision_of(columns))
-    ticket = context.residents.runner(base).submit(batch_of(columns, sampling, has_proof=has_proof))
+    runner = context.residents.runner(base)
+    ticket = runner.submit(batch_of(columns, sampling, has_proof=has_proof))
     try:
         events = ticket.events()
         started: list[Started] = await while_connected(request, _first(events))
     except BaseException:
         ticket.cancel()
         raise
-    return Answer(started, events)
+    return Answer(started, with_explanations(events, started, columns, runner) if explains else events)
 
 
 async def collect(request: Request, answer: Answer) -> list[Text]:
@@ -148,8 +169,11 @@ async def _collected(answer: Answer) -> list[Text]:
         async for event in events:
             if isinstance(event, Piece):
                 texts[event.column].text += event.text
+                texts[event.column].logprobs += [event.logprobs] if event.logprobs is not None else []
             elif isinstance(event, Ended):
                 texts[event.column].end = event
+            elif isinstance(event, Explained):
+                texts[event.column].explained = event
     return texts
 
 

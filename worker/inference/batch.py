@@ -21,6 +21,7 @@ from worker.engine.generate import (
 )
 from worker.engine.sampling import first_token_kl
 from worker.engine.tokens import Context, end_token_id
+from worker.inference.logprobs import TokenLogprobs, spell
 from worker.inference.prompts import Prompt
 from worker.inference.registry import PrefixEntry, Target
 from worker.inference.requests import Sampling
@@ -75,15 +76,13 @@ class Piece:
         column: Whose.
         text: May be empty, and may hold the text of several tokens.
         token_id: The token.
-        logprob: Natural logarithm of its probability under the model.
-        top: The most likely tokens with theirs, as many as were asked for.
+        logprobs: What the model thought of it and of its rivals, where that was asked for; none of an end token.
     """
 
     column: int
     text: str
     token_id: int
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,11 @@ def batch_of(columns: Sequence[Column], sampling: Sampling, *, has_proof: bool =
                 counts[event.row] += 1
                 elapsed_s = time.perf_counter() - began
                 first_s[event.row] = first_s[event.row] or elapsed_s
-                yield from _told(event, counts[event.row], elapsed_s, first_s[event.row])
+                is_spelled = sampling.top_logprobs is not None and event.token_id not in rows[event.row].end_ids
+                logprobs = spell(resident.base.tokenizer, event) if is_spelled else None
+                yield Piece(event.row, event.text, event.token_id, logprobs)
+                if event.finish_reason is not None:
+                    yield _ended(event, counts[event.row], elapsed_s, first_s[event.row])
             if has_proof and first and NO_PREFIX in slots:
                 yield _prove(resident.base, rows, first.pop())
 
@@ -172,7 +175,7 @@ def _row(resident: Resident, column: Column, slot: int, sampling: Sampling) -> G
         top_p=sampling.top_p,
         seed=None if sampling.seed is None else (sampling.seed + column.draw) % 2**63,
         stop=sampling.stop,
-        top_logprobs=sampling.top_logprobs,
+        top_logprobs=sampling.top_logprobs or 0,
         end_ids=end_ids(base, end_token_id(base.tokenizer, column.prompt.kind_for(base.tokenizer))),
     )
 
@@ -184,11 +187,10 @@ def _started(resident: Resident, columns: Sequence[Column], rows: Sequence[Gener
     return Started(index, prompt, len(row.prompt_ids), prefix_tokens, row.max_new_tokens, row.prompt_ids)
 
 
-def _told(event: TokenEvent, num_tokens: int, elapsed_s: float, first_s: float) -> Iterator[Piece | Ended]:
-    yield Piece(event.row, event.text, event.token_id, event.logprob, event.top)
-    if event.finish_reason is not None:
-        speed = round(num_tokens / max(elapsed_s, 1e-9), 2)
-        yield Ended(event.row, event.finish_reason, num_tokens, speed, round(first_s, 4))
+def _ended(event: TokenEvent, num_tokens: int, elapsed_s: float, first_s: float) -> Ended:
+    assert event.finish_reason is not None
+    speed = round(num_tokens / max(elapsed_s, 1e-9), 2)
+    return Ended(event.row, event.finish_reason, num_tokens, speed, round(first_s, 4))
 
 
 def _prove(base: LoadedBase, rows: Sequence[GenerationRow], first_logits: Tensor) -> Proof:

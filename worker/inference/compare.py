@@ -1,9 +1,10 @@
 """`POST /v1/compare`: several models answer one prompt side by side, from one batch."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from fastapi import APIRouter, Request
@@ -13,8 +14,9 @@ from storage.settings import MAX_COLUMNS_COMPARED
 from worker.engine.rendering import Rendering
 from worker.engine.tokens import Context, KindWish
 from worker.inference.answers import Answer, InferenceContext, Text, collect, event_stream, start
-from worker.inference.batch import BatchEvent, Column, Ended, Piece, Proof
+from worker.inference.batch import Column, Ended, Piece, Proof
 from worker.inference.errors import InvalidRequestError
+from worker.inference.explanations import Explained, ExplainedEvent, NotExplained
 from worker.inference.prompts import ChatPrompt, FieldsPrompt, Prompt, RawPrompt
 from worker.inference.registry import PrefixEntry, Registry, Target
 from worker.inference.requests import Fields, check_text, read_body
@@ -33,11 +35,11 @@ def compare_router(context: InferenceContext) -> APIRouter:
     @router.post("/v1/compare")
     async def compare(request: Request) -> Response:
         fields = await read_body(request)
-        models = await asyncio.to_thread(_models, fields, context.registry)
-        columns = _columns(fields, models)
+        asked = await asyncio.to_thread(_asked_models, fields, context.registry)
+        columns = _columns(fields, asked)
         sampling = fields.sampling(max_tokens=DEFAULT_MAX_TOKENS, temperature=0.0)
-        wants_stream = fields.flag("stream")
-        answer = await start(context, request, columns, sampling, has_proof=wants_stream)
+        wants_stream, explains = fields.flag("stream"), fields.flag("explain")
+        answer = await start(context, request, columns, sampling, has_proof=wants_stream, explains=explains)
         if wants_stream:
             return event_stream(_events(answer, columns))
         texts = await collect(request, answer)
@@ -46,39 +48,48 @@ def compare_router(context: InferenceContext) -> APIRouter:
     return router
 
 
-def _models(fields: Fields, registry: Registry) -> list[tuple[Target, Context]]:
+@dataclass(frozen=True)
+class _AskedModel:
+    """A column as it was asked for."""
+
+    target: Target
+    context: Context
+    strength: float
+
+
+def _asked_models(fields: Fields, registry: Registry) -> list[_AskedModel]:
     listed = fields.get("models")
     if not isinstance(listed, list) or not 0 < len(listed) <= MAX_COLUMNS_COMPARED:
         raise InvalidRequestError(
             f"models has to be a list of 1 to {MAX_COLUMNS_COMPARED} model names. Name at least one.", param="models"
         )
-    return [_model(entry, registry) for entry in listed]
+    return [_asked_model(entry, registry) for entry in listed]
 
 
-def _model(entry: Any, registry: Registry) -> tuple[Target, Context]:
-    named = entry if isinstance(entry, dict) else {"model": entry}
+def _asked_model(entry: Any, registry: Registry) -> _AskedModel:
+    named = Fields(entry if isinstance(entry, dict) else {"model": entry})
     name = check_text(named.get("model"), "models", limit=1000)
     context = named.get("context") or "none"
     if context not in CONTEXTS:
         raise InvalidRequestError(
             f"The context of {name!r} is not known; expected one of {', '.join(CONTEXTS)}.", param="models"
         )
-    return registry.find(name), context
+    return _AskedModel(registry.find(name), context, named.strength())
 
 
-def _columns(fields: Fields, models: Sequence[tuple[Target, Context]]) -> list[Column]:
-    source = next((target.prefix for target, _ in models if target.prefix is not None), None)
+def _columns(fields: Fields, asked: Sequence[_AskedModel]) -> list[Column]:
+    source = next((each.target.prefix for each in asked if each.target.prefix is not None), None)
     prompt = _prompt(fields, source)
     columns = []
-    for target, context in models:
-        example_source = target.prefix or source
-        if context == "few-shot" and example_source is None:
+    for each in asked:
+        example_source = each.target.prefix or source
+        if each.context == "few-shot" and example_source is None:
             raise InvalidRequestError(
                 "The context 'few-shot' takes its examples from the rows of a prefix, and none is among the models. "
                 "Add one, or choose another context.",
                 param="models",
             )
-        columns.append(Column(target, prompt, context, example_source))
+        columns.append(Column(each.target, prompt, each.context, example_source, each.strength))
     return columns
 
 
@@ -129,27 +140,37 @@ def _cells(given: Any) -> dict[str, str]:
     return {check_text(name, "fields"): check_text(text, f"fields.{name}") for name, text in given.items()}
 
 
-def _whole(column: Column, text: Text) -> dict[str, Any]:
-    end = text.end
+def _asked(column: Column) -> dict[str, Any]:
+    """How a column names itself."""
     return {
         "model": column.target.name,
         "context": column.context,
+        "strength": round(100 * column.strength, 4),
+    }
+
+
+def _whole(column: Column, text: Text) -> dict[str, Any]:
+    end = text.end
+    told = {
+        **_asked(column),
         "text": text.text,
         "finish_reason": end.finish_reason if end else None,
         "tokens": end.tokens if end else 0,
         "tokens_per_second": end.tokens_per_second if end else 0.0,
+        "first_token_s": end.first_token_s if end else 0.0,
     }
+    return {**told, "explained": _explained(text.explained)} if text.explained is not None else told
+
+
+def _explained(explained: Explained) -> dict[str, Any]:
+    return {"mean_kl": explained.mean_kl, "tokens": explained.tokens}
 
 
 async def _events(answer: Answer, columns: Sequence[Column]) -> AsyncGenerator[dict[str, Any], None]:
     yield {
         "prompt": answer.started[0].prompt,
         "columns": [
-            {
-                **{name: value for name, value in asdict(started).items() if name != "prompt_ids"},
-                "model": column.target.name,
-                "context": column.context,
-            }
+            {**_without(asdict(started), "prompt_ids"), **_asked(column)}
             for started, column in zip(answer.started, columns, strict=True)
         ],
     }
@@ -160,9 +181,22 @@ async def _events(answer: Answer, columns: Sequence[Column]) -> AsyncGenerator[d
                 yield told
 
 
-def _event(event: BatchEvent) -> dict[str, Any] | None:
+def _event(event: ExplainedEvent) -> dict[str, Any] | None:
     if isinstance(event, Piece):
         return {"column": event.column, "text": event.text} if event.text else None
     if isinstance(event, Ended):
-        return {"column": event.column, "done": True, **{k: v for k, v in asdict(event).items() if k != "column"}}
-    return {"proof": asdict(event)} if isinstance(event, Proof) else None
+        return {"column": event.column, "done": True, **_without(asdict(event), "column")}
+    if isinstance(event, Explained):
+        return {"column": event.column, "explained": _explained(event)}
+    if isinstance(event, NotExplained):
+        return {"column": event.column, "not_explained": event.reason}
+    return {"proof": _finite(asdict(event))} if isinstance(event, Proof) else None
+
+
+def _without(told: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in told.items() if key != name}
+
+
+def _finite(told: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no infinite numbers: a distribution that rules out what the other takes has no finite distance."""
+    return {key: value if value is None or math.isfinite(value) else None for key, value in told.items()}

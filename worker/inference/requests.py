@@ -14,27 +14,11 @@ from worker.inference.errors import InvalidRequestError
 
 MAX_BODY_BYTES = 4_000_000
 MAX_MESSAGES = 200
-MAX_STOPS = 16
+MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 200
 MAX_SEED = 2**63 - 1
 MAX_TOKENS_ASKED = 1_000_000
 ROLES = ("system", "developer", "user", "assistant")
-
-NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "functions": ([],),
-    "response_format": ({"type": "text"},),
-}
-"""Settings of OpenAI's interface that would change the answer and are not offered, with the values that ask nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +31,8 @@ class Sampling:
         top_p: Share of probability that is drawn from.
         seed: Seed of the draws; None takes a fresh one.
         stop: Texts that end an answer.
-        top_logprobs: How many of the most likely tokens are told with each token.
+        top_logprobs: How many of the most likely tokens are told with each token and its log-probability; None tells
+            neither.
     """
 
     max_tokens: int
@@ -55,7 +40,7 @@ class Sampling:
     top_p: float
     seed: int | None
     stop: tuple[str, ...]
-    top_logprobs: int = 0
+    top_logprobs: int | None = None
 
 
 async def read_body(request: Request) -> "Fields":
@@ -101,7 +86,7 @@ class Fields:
         """True or false; false by default."""
         value = self.get(name)
         if value is not None and not isinstance(value, bool):
-            raise InvalidRequestError(f"{name} is {_shown(value)}; expected true or false.", param=name)
+            raise InvalidRequestError(f"{name} is {shown(value)}; expected true or false.", param=name)
         return bool(value)
 
     def number(self, name: str, default: float, low: float, high: float) -> float:
@@ -112,7 +97,7 @@ class Fields:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # NaN is within no bounds
             raise InvalidRequestError(
-                f"{name} is {_shown(value)}; expected a number from {low:g} to {high:g}.", param=name
+                f"{name} is {shown(value)}; expected a number from {low:g} to {high:g}.", param=name
             )
         return float(value)
 
@@ -123,7 +108,7 @@ class Fields:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise InvalidRequestError(
-                f"{name} is {_shown(value)}; expected a whole number from {low:,} to {high:,}.", param=name
+                f"{name} is {shown(value)}; expected a whole number from {low:,} to {high:,}.", param=name
             )
         return value
 
@@ -139,21 +124,16 @@ class Fields:
             stop=self._stop(),
         )
 
-    def refuse_unsupported(self) -> None:
-        """Refuses settings that would have to change the answer and cannot."""
-        for name, neutral in NEUTRAL.items():
-            value = self.get(name)
-            if value is not None and value not in neutral:
-                raise InvalidRequestError(
-                    f"{name} is {_shown(value)}, which this server does not offer. Leave {name} out.", param=name
-                )
+    def strength(self) -> float:
+        """The share of a prefix that is attended to, asked for in percent; all of it by default."""
+        return self.number("strength", 100, 0, 100) / 100
 
     def messages(self) -> list[Message]:
         """The turns of a conversation."""
         listed = self.get("messages")
         if not isinstance(listed, list) or not 0 < len(listed) <= MAX_MESSAGES:
             raise InvalidRequestError(
-                f"messages is {_shown(listed)}; expected a list of 1 to {MAX_MESSAGES} messages.", param="messages"
+                f"messages is {shown(listed)}; expected a list of 1 to {MAX_MESSAGES} messages.", param="messages"
             )
         return [_message(entry, f"messages[{index}]") for index, entry in enumerate(listed)]
 
@@ -162,7 +142,7 @@ class Fields:
         listed = [] if value is None else [value] if isinstance(value, str) else value
         if not isinstance(listed, list) or len(listed) > MAX_STOPS:
             raise InvalidRequestError(
-                f"stop is {_shown(value)}; expected a text, or a list of up to {MAX_STOPS}.", param="stop"
+                f"stop is {shown(value)}; expected a text, or a list of up to {MAX_STOPS}.", param="stop"
             )
         return tuple(check_text(text, "stop", MAX_STOP_CHARACTERS) for text in listed)
 
@@ -174,7 +154,7 @@ def check_text(value: Any, name: str, limit: int = MAX_PROMPT_CHARACTERS) -> str
         InvalidRequestError: It is not.
     """
     if not isinstance(value, str):
-        raise InvalidRequestError(f"{name} is {_shown(value)}; expected a text.", param=name)
+        raise InvalidRequestError(f"{name} is {shown(value)}; expected a text.", param=name)
     if len(value) > limit:
         raise InvalidRequestError(
             f"{name} has {len(value):,} characters; expected at most {limit:,}. Shorten it.", param=name
@@ -193,7 +173,7 @@ def check_text(value: Any, name: str, limit: int = MAX_PROMPT_CHARACTERS) -> str
 def _message(entry: Any, name: str) -> Message:
     if not isinstance(entry, dict) or entry.get("role") not in ROLES:
         raise InvalidRequestError(
-            f"{name} is {_shown(entry)}; expected an object with content and a role of {', '.join(ROLES)}.",
+            f"{name} is {shown(entry)}; expected an object with content and a role of {', '.join(ROLES)}.",
             param="messages",
         )
     role = "system" if entry["role"] == "developer" else str(entry["role"])
@@ -208,7 +188,7 @@ def _content(content: Any) -> Any:
     return "".join(texts) if all(isinstance(text, str) for text in texts) else content  # type: ignore[arg-type]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value as a refusal quotes it, cut where it is long."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

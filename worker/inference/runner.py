@@ -23,7 +23,7 @@ IDLE_S = 600.0
 
 Event = Any
 Work = Callable[[Resident, Callable[[], bool]], Iterator[Event]]
-"""A batch: given the loaded base and a question whether it was cancelled, it yields events."""
+"""Work in pieces: given the loaded base and a question whether it was cancelled, it yields events; None is none."""
 
 
 class Ticket:
@@ -138,7 +138,8 @@ class Runner:
             if self._resident is None:
                 self._resident = self._load()
             for event in ticket.work(self._resident, ticket.is_cancelled):
-                ticket.put(event)
+                if event is not None:
+                    ticket.put(event)
                 if ticket.is_cancelled():
                     break
             ticket.put(None)
