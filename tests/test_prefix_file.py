@@ -14,6 +14,7 @@ from worker.engine.prefix_file import (
     TENSOR,
     TENSORS_NAME,
     PrefixArray,
+    prefix_bytes,
     read_peft_folder,
     read_prefix_file,
     write_peft_folder,
@@ -53,6 +54,21 @@ def test_prefix_folder_comes_back_as_it_was_written(tmp_path):
     assert (again.method, again.num_virtual_tokens) == ("prefix-tuning", 5)
     np.testing.assert_array_equal(again.values, prefix.values)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [CONFIG_NAME, TENSORS_NAME]
+
+
+def test_rounded_file_has_half_the_bytes_and_nearly_the_numbers(tmp_path):
+    prefix, path = random_prefix(), tmp_path / TENSORS_NAME
+    path.write_bytes(prefix_bytes(prefix, is_rounded=True))
+    assert path.stat().st_size < 0.6 * len(prefix_bytes(prefix))
+    again = read_prefix_file(path, "prefix-tuning", GEOMETRY)
+    np.testing.assert_allclose(again.values, prefix.values, rtol=2**-11, atol=2**-24)
+
+
+def test_numbers_too_large_for_fp16_are_not_rounded(tmp_path):
+    prefix, path = random_prefix(), tmp_path / TENSORS_NAME
+    prefix.values[0, 0, 0, 0, 0] = 70_000.0
+    path.write_bytes(prefix_bytes(prefix, is_rounded=True))
+    np.testing.assert_array_equal(read_prefix_file(path, "prefix-tuning", GEOMETRY).values, prefix.values)
 
 
 def test_prompt_folder_comes_back_as_it_was_written(tmp_path):

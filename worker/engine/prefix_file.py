@@ -63,8 +63,20 @@ def write_prefix_file(path: Path, prefix: PrefixArray) -> None:
         path: Where to.
         prefix: The numbers, written as fp32.
     """
+    _write_whole(path, prefix_bytes(prefix))
+
+
+def prefix_bytes(prefix: PrefixArray, *, is_rounded: bool = False) -> bytes:
+    """The tensor file of a prefix.
+
+    Args:
+        prefix: The numbers.
+        is_rounded: Write them as fp16, in half the bytes, unless one of them is too large for it; otherwise as fp32.
+    """
     table = np.ascontiguousarray(_to_table(prefix), dtype=np.float32)
-    _write_whole(path, save({TENSOR: table}, metadata={"format": "pt"}))
+    fits = is_rounded and np.abs(table).max(initial=0.0) <= np.finfo(np.float16).max
+    data: bytes = save({TENSOR: table.astype(np.float16) if fits else table}, metadata={"format": "pt"})
+    return data
 
 
 def read_prefix_file(path: Path, method: Method, geometry: Geometry) -> PrefixArray:
