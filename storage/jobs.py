@@ -1,4 +1,4 @@
-"""Jobs as their users see them: submitted, listed, stopped, moved and deleted."""
+"""Jobs as their users see them: submitted, listed, stopped and deleted; `storage.order` says which comes first."""
 
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from storage.history import BEGINS_ANEW
 from storage.names import check_name, numbered
 from storage.schema.base import now
 from storage.schema.base_model import BaseModel
-from storage.schema.job import Checkpoint, Job, JobEvent, JobKind, JobStatus, StopRequest
+from storage.schema.job import ENDED_STATUSES, Checkpoint, Job, JobEvent, JobKind, JobStatus, StopRequest
 from storage.settings import OWNER
+from storage.starts import free_waiters
 
-ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+ENDED = ENDED_STATUSES
 
 
 def submit_job(
@@ -188,37 +189,6 @@ def duplicate_job(session: Session, job_id: str) -> Job:
     )
 
 
-def move_job(session: Session, job_id: str, place: int) -> list[Job]:
-    """Moves a queued job to another place in the queue.
-
-    Args:
-        session: A writing session.
-        job_id: The job.
-        place: Its new place, from 0; one past the end is the end.
-
-    Returns:
-        The queue in its new order.
-
-    Raises:
-        NotFoundError: There is no such job.
-        ConflictError: It is not queued.
-    """
-    job = get_job(session, job_id)
-    _refuse_unless(job, "moved", JobStatus.QUEUED)
-    queue = queued_jobs(session)
-    # Those that wait change seats among themselves, so that a job that runs keeps its own for when it is given back.
-    seats = sorted(other.position for other in queue)
-    queue.remove(job)
-    place = min(max(place, 0), len(queue))
-    neighbours = queue[place : place + 1] or queue[-1:]
-    job.priority = neighbours[0].priority if neighbours else job.priority
-    queue.insert(place, job)
-    for seat, other in zip(seats, queue, strict=True):
-        other.position = seat
-    session.flush()
-    return queue
-
-
 def delete_job(session: Session, job_id: str) -> None:
     """Deletes a job with its events; its prefix stays, its run folder is its caller's to delete.
 
@@ -229,6 +199,7 @@ def delete_job(session: Session, job_id: str) -> None:
     job = get_job(session, job_id)
     if job.status == JobStatus.RUNNING:
         raise ConflictError(f"{job.name!r} is running. Stop it first, then delete it.")
+    free_waiters(session, job)
     session.delete(job)
     session.flush()
 

@@ -13,6 +13,7 @@ from storage.prefixes import create_prefix, free_name
 from storage.schema.base import now
 from storage.schema.job import Job, JobEvent, JobStatus, StopRequest
 from storage.schema.prefix import Prefix
+from storage.starts import may_start
 
 MAX_LOST_ATTEMPTS = 3
 """A job whose process dies this often is set aside, so that the queue goes on."""
@@ -215,7 +216,7 @@ class Lease:
 
 
 def has_queued(session: Session) -> bool:
-    """Whether a job waits for its turn; asking takes no lock."""
+    """Whether a job could start now; asking takes no lock."""
     return session.execute(_FIRST_QUEUED).first() is not None
 
 
@@ -227,7 +228,7 @@ def claim_next(session: Session, holder: str) -> Lease | None:
         holder: Name of the process that will run it.
 
     Returns:
-        The right to write to the job, which is running now; None where the queue is empty.
+        The right to write to the job, which is running now; None where no job could start.
     """
     claimed = session.execute(_CLAIM, {"holder": holder, "moment": now()}).one_or_none()
     if claimed is None:
@@ -251,7 +252,10 @@ def _alive() -> dict[str, Any]:
 _TABLE = cast(Table, Job.__table__)
 _JOBS = _TABLE.c
 _FIRST_QUEUED = (
-    select(_JOBS.id).where(_JOBS.status == JobStatus.QUEUED).order_by(_JOBS.priority.desc(), _JOBS.position).limit(1)
+    select(_JOBS.id)
+    .where(_JOBS.status == JobStatus.QUEUED, may_start(_TABLE))
+    .order_by(_JOBS.priority.desc(), _JOBS.position)
+    .limit(1)
 )
 # One statement, so that two processes cannot both see the job as queued. Databases that lock rows skip those that
 # another claimer holds; SQLite leaves the clause out, and lets in one writer at a time.
@@ -270,6 +274,8 @@ _CLAIM = (
         started_at=bindparam("moment"),
         stage="",
         eta_s=None,
+        starts_after=None,
+        starts_when=None,
     )
     .returning(_JOBS.id, _JOBS.attempt)
 )

@@ -16,6 +16,8 @@ class ModelJob:
     attempt: int = 0
     lost: int = 0
     asked: StopRequest | None = None
+    priority: int = 0
+    after: tuple[str, str] | None = None
     states: list[str] = field(default_factory=lambda: ["queued"])
     steps: list[tuple[int, int]] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
@@ -57,7 +59,32 @@ class ModelQueue:
         self.places.append(job_id)
 
     def queued(self) -> list[str]:
-        return [job_id for job_id in self.places if self.jobs[job_id].status == JobStatus.QUEUED]
+        waiting = [job_id for job_id in self.places if self.jobs[job_id].status == JobStatus.QUEUED]
+        return sorted(waiting, key=lambda job_id: -self.jobs[job_id].priority)
+
+    def startable(self) -> list[str]:
+        return [job_id for job_id in self.queued() if self.may_start(self.jobs[job_id].after)]
+
+    def may_start(self, after: tuple[str, str] | None) -> bool:
+        """Whether what a job waits for has happened; what was deleted never does."""
+        if after is None:
+            return True
+        other, when = self.jobs.get(after[0]), after[1]
+        return other is not None and other.status in (ENDED if when == "ended" else (JobStatus(when),))
+
+    def may_wait(self, job_id: str, after: tuple[str, str]) -> bool:
+        """Neither for what ended otherwise, nor in a circle."""
+        other_id = after[0]
+        if self.jobs[other_id].status in ENDED and not self.may_start(after):
+            return False
+        while other_id in self.jobs:
+            if other_id == job_id:
+                return False
+            link = self.jobs[other_id].after
+            if link is None:
+                break
+            other_id = link[0]
+        return True
 
     def to_the_end(self, job_id: str) -> None:
         self.places.remove(job_id)
@@ -68,10 +95,15 @@ class ModelQueue:
         seats = [index for index, other in enumerate(self.places) if self.jobs[other].status == JobStatus.QUEUED]
         order = [other for other in self.queued() if other != job_id]
         order.insert(min(max(place, 0), len(order)), job_id)
+        neighbours = order[order.index(job_id) + 1 :][:1] or order[-2:-1]
+        self.jobs[job_id].priority = self.jobs[neighbours[0] if neighbours else job_id].priority
         for seat, other in zip(seats, order, strict=True):
             self.places[seat] = other
 
     def delete(self, job_id: str) -> None:
+        for job in self.jobs.values():
+            if job.after and job.after[0] == job_id and (job.after[1] == "ended" or self.may_start(job.after)):
+                job.after = None
         del self.jobs[job_id]
         self.places.remove(job_id)
         self.gone.add(job_id)

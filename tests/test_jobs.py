@@ -15,7 +15,6 @@ from storage.jobs import (
     events_after,
     get_job,
     list_jobs,
-    move_job,
     pause_job,
     queued_jobs,
     request_stop,
@@ -23,6 +22,7 @@ from storage.jobs import (
     retry_job,
     submit_job,
 )
+from storage.order import move_job
 from storage.queue import NewEvent
 from storage.schema.job import Job, JobStatus, StopRequest
 from tests.stored import PREFIX_FIELDS, RECIPE, RENDERING, add_base_model, add_dataset, add_job, claim

@@ -1,17 +1,13 @@
 """The queue's rules, in whatever order users, trainers and deaths come; a plain model says what must hold."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import pytest
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    RuleBasedStateMachine,
     initialize,
     invariant,
     precondition,
@@ -21,14 +17,11 @@ from hypothesis.stateful import (
 from sqlalchemy import select
 
 from storage.checkpoints import add_checkpoint, list_checkpoints
-from storage.database import open_database
-from storage.errors import ConflictError, NotFoundError
 from storage.jobs import (
     delete_job,
     duplicate_job,
     events_after,
     list_jobs,
-    move_job,
     pause_job,
     queued_jobs,
     request_stop,
@@ -36,76 +29,35 @@ from storage.jobs import (
     retry_job,
 )
 from storage.leases import LeaseWatch
-from storage.queue import Lease, LeaseLostError, NewEvent, Progress, claim_next
-from storage.schema.job import JobStatus, StopRequest
+from storage.order import PRIORITIES, move_job, set_priority, start_after
+from storage.queue import Lease, NewEvent, Progress, claim_next, has_queued
+from storage.schema.job import JobStatus, StartCondition, StopRequest
 from storage.schema.prefix import Prefix
-from storage.settings import read_settings
-from tests.queue_model import ENDED, ModelQueue
-from tests.stored import PREFIX_FIELDS, add_job
+from tests.queue_driver import ENDS, LEASE_S, QueueDriver
+from tests.queue_model import ENDED
+from tests.stored import add_job
 
-LEASE_S = 4.0
-FAST = Path("/dev/shm")
-
-ENDS: dict[str, Callable[[Lease, Any], object]] = {
-    "succeeded": lambda lease, session: lease.succeed(session, PREFIX_FIELDS),
-    "failed": lambda lease, session: lease.fail(session, {"code": "diverged", "message": "No."}),
-    "cancelled": lambda lease, session: lease.cancel(session),
-    "queued": lambda lease, session: lease.release(session),
-    "paused": lambda lease, session: lease.release(session, paused=True),
-}
+WAITING = (JobStatus.QUEUED, JobStatus.PAUSED)
+NOTHING = (None, None)
 
 
-class QueueRules(RuleBasedStateMachine):
-    """Drives a real database and the model side by side."""
+class QueueRules(QueueDriver):
+    """What users, trainers and deaths do, in any order, and what holds after each of it."""
 
-    def __init__(self, migrated: Path) -> None:
-        super().__init__()
-        self.folder = TemporaryDirectory(dir=FAST if FAST.is_dir() else None)
-        shutil.copy(migrated, Path(self.folder.name) / "studio.db")
-        self.database = open_database(read_settings({"PREFIX_STUDIO_HOME": self.folder.name}))
-        self.model = ModelQueue()
-        self.leases: list[Lease] = []
-        self.seconds = 0.0
-        self.watch = LeaseWatch(LEASE_S, lambda: self.seconds)
-
-    def teardown(self) -> None:
-        self.database.close()
-        self.folder.cleanup()
-
-    def a_job(self, data: st.DataObject, *statuses: JobStatus) -> str:
-        fitting = [job_id for job_id, job in self.model.jobs.items() if not statuses or job.status in statuses]
-        return data.draw(st.sampled_from(fitting or list(self.model.jobs)))
-
-    def a_lease(self, data: st.DataObject) -> tuple[Lease, bool]:
-        """Any attempt there ever was, by preference one whose job runs: in it, or taken over by another attempt."""
-        live = [lease for lease in self.leases if self.model.is_live(lease.job_id, lease.attempt)]
-        overtaken = [lease for lease in self.leases if lease not in live and lease.job_id in {x.job_id for x in live}]
-        lease = data.draw(st.one_of([st.sampled_from(group) for group in (live, overtaken, self.leases) if group]))
-        return lease, lease in live
-
-    def write_as(self, lease: Lease, is_live: bool, write: Callable[[Any], object]) -> None:
-        """A live attempt writes; one that ended is refused, and the invariants see that nothing changed."""
-        if is_live:
+    @initialize(data=st.data(), priorities=st.lists(st.sampled_from(PRIORITIES), max_size=4))
+    def submit_some(self, data: st.DataObject, priorities: list[int]) -> None:
+        """Each with its priority, and waiting for the one before it or for nothing."""
+        before = None
+        for priority in priorities:
             with self.database.write() as session:
-                write(session)
-            return
-        # A job that was deleted is not there to be owned.
-        refused = pytest.raises((LeaseLostError, NotFoundError), match=r"no longer owns it|There is no job")
-        with refused, self.database.write() as session:
-            write(session)
-
-    def as_user(self, is_allowed: bool, write: Callable[[Any], object]) -> None:
-        if is_allowed:
-            with self.database.write() as session:
-                write(session)
-            return
-        with pytest.raises(ConflictError, match=r"\w"), self.database.write() as session:
-            write(session)
-
-    @initialize(count=st.integers(0, 4))
-    def submit_some(self, count: int) -> None:
-        for _ in range(count):
-            self.submit()
+                job_id = add_job(session).id
+                set_priority(session, job_id, priority)
+                self.model.add(job_id)
+                self.model.jobs[job_id].priority = priority
+                if before and (when := data.draw(st.sampled_from([None, *StartCondition]))):
+                    start_after(session, job_id, before, when)
+                    self.model.jobs[job_id].after = (before, when.value)
+            before = job_id
 
     @rule()
     def submit(self) -> None:
@@ -114,7 +66,8 @@ class QueueRules(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 3))
     def claim(self, count: int) -> None:
-        for job_id in (self.model.queued() + [None] * count)[:count]:
+        for _ in range(count):
+            job_id = next(iter(self.model.startable()), None)
             with self.database.write() as session:
                 lease = claim_next(session, "trainer")
             if job_id is None:
@@ -122,6 +75,7 @@ class QueueRules(RuleBasedStateMachine):
                 continue
             job = self.model.jobs[job_id]
             job.attempt += 1
+            job.after = None
             job.enter(JobStatus.RUNNING)
             assert lease == Lease(job_id, job.attempt)
             self.leases.append(lease)
@@ -232,6 +186,30 @@ class QueueRules(RuleBasedStateMachine):
             self.model.move(job_id, place)
 
     @precondition(lambda self: self.model.jobs)
+    @rule(data=st.data(), priority=st.sampled_from(PRIORITIES))
+    def prefer(self, data: st.DataObject, priority: int) -> None:
+        job_id = self.a_job(data, *WAITING)
+        is_allowed = self.model.jobs[job_id].status in WAITING
+        self.as_user(is_allowed, lambda session: set_priority(session, job_id, priority))
+        if is_allowed:
+            self.model.jobs[job_id].priority = priority
+
+    @precondition(lambda self: self.model.jobs)
+    @rule(data=st.data(), when=st.sampled_from(StartCondition))
+    def wait_for(self, data: st.DataObject, when: StartCondition) -> None:
+        job_id = self.a_job(data, *WAITING)
+        ended = [other for other, job in self.model.jobs.items() if job.status in ENDED]
+        waiting = [other for other, job in self.model.jobs.items() if job.after]
+        on_this = [other for other in waiting if (self.model.jobs[other].after or ("",))[0] == job_id]
+        groups = [group for group in (ended, waiting, on_this, list(self.model.jobs)) if group]
+        other_id = data.draw(st.one_of(st.none(), *map(st.sampled_from, groups)))
+        after = None if other_id is None else (other_id, when.value)
+        is_allowed = self.model.jobs[job_id].status in WAITING and (not after or self.model.may_wait(job_id, after))
+        self.as_user(is_allowed, lambda session: start_after(session, job_id, other_id, when))
+        if is_allowed:
+            self.model.jobs[job_id].after = after
+
+    @precondition(lambda self: self.model.jobs)
     @rule(data=st.data())
     def duplicate(self, data: st.DataObject) -> None:
         job_id = self.a_job(data)
@@ -239,9 +217,10 @@ class QueueRules(RuleBasedStateMachine):
             self.model.add(duplicate_job(session, job_id).id)
 
     @precondition(lambda self: len(self.model.jobs) > 2)
-    @rule(data=st.data())
-    def delete(self, data: st.DataObject) -> None:
-        job_id = self.a_job(data)
+    @rule(data=st.data(), is_awaited=st.booleans())
+    def delete(self, data: st.DataObject, is_awaited: bool) -> None:
+        awaited = [job.after[0] for job in self.model.jobs.values() if job.after and job.after[0] in self.model.jobs]
+        job_id = data.draw(st.sampled_from(awaited)) if is_awaited and awaited else self.a_job(data)
         is_allowed = self.model.jobs[job_id].status != JobStatus.RUNNING
         self.as_user(is_allowed, lambda session: delete_job(session, job_id))
         if is_allowed:
@@ -250,6 +229,7 @@ class QueueRules(RuleBasedStateMachine):
     @invariant()
     def jobs_are_where_they_should_be(self) -> None:
         with self.database.read() as session:
+            assert has_queued(session) == bool(self.model.startable())
             found = list_jobs(session)
             queue = [job.id for job in queued_jobs(session)]
         assert {job.id for job in found} == set(self.model.jobs)
@@ -258,6 +238,10 @@ class QueueRules(RuleBasedStateMachine):
             expected = self.model.jobs[job.id]
             assert (job.status, job.attempt) == (expected.status, expected.attempt)
             assert (job.lost_attempts, job.stop_request) == (expected.lost, expected.asked)
+            assert (job.priority, job.starts_after, job.starts_when) == (
+                expected.priority,
+                *(expected.after or NOTHING),
+            )
             assert (job.lease_holder is not None) == (job.status == JobStatus.RUNNING)
             assert (job.finished_at is not None) == (job.status in ENDED)
             assert (job.error is not None) == (job.status == JobStatus.FAILED)

@@ -11,6 +11,7 @@ from app.services.job_bodies import event_body, job_body, log_lines_of
 from app.services.outlook import outlook
 from app.services.preflight import RENDERINGS, plan, refuse_misfit
 from storage import jobs as stored
+from storage import order
 from storage.checkpoints import list_checkpoints
 from storage.datasets import get_version
 from storage.history import loss_history, recent_events
@@ -148,7 +149,7 @@ def duplicate(context: AppContext, job_id: str, changes: dict[str, Any] | None =
 def move(context: AppContext, job_id: str, place: int) -> dict[str, Any]:
     """Moves a waiting job to another place in the queue, counted from 0."""
     with context.database.write() as session:
-        stored.move_job(session, job_id, place)
+        order.move_job(session, job_id, place)
     return describe(context, job_id)
 
 

@@ -30,6 +30,9 @@ class JobStatus(enum.StrEnum):
 ACTIVE_STATUSES = (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED)
 """States from which a job may still train; what it needs is not deleted."""
 
+ENDED_STATUSES = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+"""States in which a job stays until a person tries it again."""
+
 
 class StopRequest(enum.StrEnum):
     """What a user asked of a running job; its trainer reads it between steps."""
