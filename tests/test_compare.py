@@ -220,3 +220,54 @@ def test_caller_who_leaves_ends_the_generation(client: httpx.Client) -> None:
     began = time.perf_counter()
     compare(client, prompt="Is", models=[PLAIN], max_tokens=1)
     assert time.perf_counter() - began < full_s / 2
+
+
+def test_explanation_follows_the_end_of_every_column_with_a_prefix(client: httpx.Client) -> None:
+    models = [PLAIN, PREFIX, {"model": SOFT_PROMPT, "context": "instruction"}]
+    events = compare_stream(client, prompt=PROMPT, models=models, explain=True)
+    explained = {event["column"]: event["explained"] for event in events if "explained" in event}
+    assert set(explained) == {1, 2}
+    assert any("proof" in event for event in events)
+    for index, told in explained.items():
+        places = [place for place, event in enumerate(events) if event.get("column") == index]
+        assert events[places[-1]].keys() == {"column", "explained"}
+        text = "".join(event["text"] for event in events if event.get("column") == index and "text" in event)
+        assert "".join(token["text"] for token in told["tokens"]) == text
+        divergences = [token["kl"] for token in told["tokens"]]
+        assert told["mean_kl"] == pytest.approx(sum(divergences) / len(divergences), abs=1e-4)
+        assert told["mean_kl"] > 0.01
+        # Greedy answers take the likeliest token, so it heads the list of the prefixed side.
+        assert all(token["top"][0][1] == token["logprob"] for token in told["tokens"])
+
+
+def test_whole_comparison_carries_its_explanations_where_asked(client: httpx.Client) -> None:
+    base, prefixed = compare(client, prompt=PROMPT, models=[PLAIN, PREFIX], explain=True)
+    assert "explained" not in base
+    assert "".join(token["text"] for token in prefixed["explained"]["tokens"]) == prefixed["text"]
+    assert "explained" not in compare(client, prompt=PROMPT, models=[PREFIX])[0]
+
+
+def test_explanation_agrees_with_the_log_probabilities_of_the_answer(client: httpx.Client) -> None:
+    told = compare(client, prompt=PROMPT, models=[PREFIX], explain=True)[0]["explained"]["tokens"]
+    body = {"model": PREFIX, "prompt": PROMPT, "max_tokens": 12, "temperature": 0, "logprobs": 0}
+    alone = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]["token_logprobs"]
+    assert [token["logprob"] for token in told] == pytest.approx(alone, abs=1e-3)
+    body = {**body, "model": PLAIN}
+    base = client.post("/v1/completions", json=body).json()["choices"][0]["logprobs"]["token_logprobs"]
+    assert told[0]["base_logprob"] != pytest.approx(base[0], abs=1e-3), "the base would have said something else"
+
+
+def test_columns_say_their_strength_and_their_time_to_the_first_token(client: httpx.Client) -> None:
+    models = [PLAIN, {"model": PREFIX, "strength": 40}, {"model": PREFIX, "strength": 100}]
+    events = compare_stream(client, prompt=PROMPT, models=models)
+    assert [column["strength"] for column in events[0]["columns"]] == [100, 40, 100]
+    ends = [event for event in events if event.get("done")]
+    assert all(0 < event["first_token_s"] < 60 and event["tokens"] == 12 for event in ends)
+    assert "prompt_ids" not in events[0]["columns"][0]
+
+
+@pytest.mark.parametrize("strength", [-1, 101, "half", True])
+def test_strength_out_of_range_is_refused(client: httpx.Client, strength: object) -> None:
+    status, message = refusal(client, prompt="a", models=[{"model": PREFIX, "strength": strength}])
+    assert status == 400
+    assert "expected a number from 0 to 100" in message
