@@ -64,6 +64,24 @@ class Database:
         with told_in_sentences(self._busy_timeout_s), self._writer.begin() as session:
             yield session
 
+    def is_free(self, wait_s: float = 0.0) -> bool:
+        """Whether a writer would be let in within so many seconds; nothing is written."""
+        deadline = time.monotonic() + min(wait_s, self._busy_timeout_s)
+        with self._write_engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, sqlite3.Connection)
+            driver.rollback()
+            driver.execute("PRAGMA busy_timeout = 0")
+            try:
+                while is_held := _is_held(driver):
+                    if time.monotonic() >= deadline:
+                        break
+                    time.sleep(ASK_AGAIN_S[1])
+            finally:
+                driver.rollback()
+                driver.execute(_waits(self._busy_timeout_s))
+        return not is_held
+
     def close(self) -> None:
         """Closes every connection."""
         self._write_engine.dispose()

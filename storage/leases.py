@@ -1,8 +1,11 @@
 """Which attempts have fallen silent, judged by the clock of the process that watches them."""
 
+import fcntl
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -12,6 +15,8 @@ from storage.queue import Lease
 from storage.schema.job import Job, JobStatus
 
 REASON = "its process stopped answering"
+GONE = "its process is gone, as after a restart of the machine"
+HOLD_NAME = "held"
 LOOKS_PER_LEASE = 4
 """The fewest looks in a row that must find an attempt silent before it is lost."""
 
@@ -22,6 +27,7 @@ class _Silence:
 
     renewals: int
     seconds: float = 0.0
+    is_gone: bool = False
 
 
 class LeaseWatch:
@@ -35,9 +41,16 @@ class LeaseWatch:
         lease_s: Seconds of silence after which an attempt is lost.
         clock: Seconds that run while this machine does. `time.monotonic` rests while it sleeps on Linux
             (CLOCK_MONOTONIC) and macOS (mach_absolute_time), as the trainers do.
+        is_gone: Whether the process of an attempt is known to be no more; such a job is taken without waiting.
     """
 
-    def __init__(self, lease_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lease_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        is_gone: Callable[[Lease], bool] = lambda lease: False,
+    ) -> None:
+        self._is_gone = is_gone
         self._lease_s = lease_s
         self._clock = clock
         self._looked_at = clock()
@@ -65,6 +78,7 @@ class LeaseWatch:
                 silence = _Silence(renewals)
             else:
                 silence.seconds += passed
+            silence.is_gone = self._is_gone(lease)
             self._silences[lease] = silence
         return self._silent()
 
@@ -82,13 +96,43 @@ class LeaseWatch:
             return []
         with database.write() as session:
             return [
-                (lease, lease.lose(session, REASON))
+                (lease, lease.lose(session, GONE if self._silences[lease].is_gone else REASON))
                 for lease in silent
                 if _is_still_silent(session, lease, self._silences[lease].renewals)
             ]
 
     def _silent(self) -> list[Lease]:
-        return [lease for lease, silence in self._silences.items() if silence.seconds >= self._lease_s]
+        return [
+            lease for lease, silence in self._silences.items() if silence.is_gone or silence.seconds >= self._lease_s
+        ]
+
+
+def hold(folder: Path) -> None:
+    """Shows for as long as this process lives that an attempt has one; the system takes the sign away, however it ends.
+
+    Args:
+        folder: The run folder of the attempt.
+    """
+    path = folder / f".{HOLD_NAME}.{os.getpid()}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    # Locked before it has its name: nobody finds it between the two. It stays open until the process ends.
+    path.replace(folder / HOLD_NAME)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether the process that held a run folder is gone; not where none has held it yet, or no lock can be had."""
+    try:
+        descriptor = os.open(folder / HOLD_NAME, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _is_still_silent(session: Session, lease: Lease, renewals: int) -> bool:

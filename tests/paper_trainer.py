@@ -19,6 +19,7 @@ from typing import Any
 from storage.artifacts import ArtifactStore
 from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database, open_database
+from storage.leases import hold
 from storage.queue import Lease, LeaseLostError, NewEvent, Progress
 from storage.schema.job import StopRequest
 from storage.settings import read_settings
@@ -55,6 +56,7 @@ class PaperTrainer:
     ) -> None:
         self.database = database
         self.folder = store.run_folder(lease.job_id, lease.attempt)
+        hold(self.folder)
         self.lease = lease
         self.lease_s = lease_s
         self.terminated = terminated

@@ -100,3 +100,4 @@ def test_failed_write_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(path, STATE)
     assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]

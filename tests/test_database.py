@@ -143,6 +143,16 @@ def test_held_lock_is_told_as_busy(settings: Settings) -> None:
     database.close()
 
 
+def test_lock_is_seen_without_waiting_for_it(database: Database, settings: Settings) -> None:
+    assert database.is_free()
+    with closing(sqlite3.connect(settings.home / "studio.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert not database.is_free(0.05)
+    assert database.is_free()
+    with database.write() as session:
+        add_datasets(session)
+
+
 def test_full_disk_is_told_in_a_sentence(database: Database) -> None:
     with database.write() as session:
         pages = session.execute(text("PRAGMA page_count")).scalar_one()

@@ -147,6 +147,21 @@ def test_stop_of_the_dispatcher_leaves_a_checkpoint_that_the_next_one_goes_on_fr
     assert steps == list(range(1, 31))
 
 
+def test_death_of_everything_at_once_costs_no_lease(
+    database: Database, settings: Settings, start: Callable[..., Queue]
+) -> None:
+    job_id = submit(database)
+    first = start(*PAPER, "--home", str(settings.home))
+    first.run_until(lambda: first.job(job_id).step > 6)
+    (_, trainer), *_ = first.executor._busy.values()
+    trainer.kill()
+    trainer.wait()
+    # The first dispatcher does no more, as if it had died with its trainer; the next one knows nothing of them.
+    second = start(*PAPER, "--home", str(settings.home))
+    second.run_until(lambda: second.job(job_id).status == JobStatus.SUCCEEDED, timeout_s=settings.lease_s / 2)
+    assert (second.job(job_id).attempt, second.job(job_id).lost_attempts) == (2, 1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent is gone")
 def test_kill_of_the_dispatcher_loses_nothing(
     database: Database, settings: Settings, start: Callable[..., Queue]

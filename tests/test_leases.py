@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from storage.database import Database
-from storage.jobs import get_job, request_stop
-from storage.leases import LeaseWatch
+from storage.jobs import events_after, get_job, request_stop
+from storage.leases import GONE, LeaseWatch, is_abandoned
 from storage.queue import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress
 from storage.schema.base import now
 from storage.schema.job import Job, JobStatus, StopRequest
@@ -150,6 +150,32 @@ def test_renewal_between_the_look_and_the_taking_keeps_the_job(watched: Watched)
     watched.renew()
     assert watched.watch.take_back(watched.database) == []
     assert watched.job().status == JobStatus.RUNNING
+
+
+def test_attempt_whose_process_is_gone_is_taken_at_once(watched: Watched, tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from storage.leases import hold\n"
+            "hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()",
+            str(tmp_path),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert not is_abandoned(tmp_path)  # nobody has held it yet
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        watched.watch = LeaseWatch(LEASE_S, watched.clock, is_gone=lambda lease: is_abandoned(tmp_path))
+        assert watched.look() == []
+        holder.kill()
+        holder.wait()
+    assert watched.look() == [(watched.lease, JobStatus.QUEUED)]
+    with watched.database.read() as session:
+        assert events_after(session, watched.job_id)[-1].data["reason"] == GONE
 
 
 def test_job_whose_trainers_fall_silent_is_set_aside_with_where_it_stood(watched: Watched) -> None:

@@ -19,7 +19,7 @@ from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
 from storage.disk import DiskFullError
 from storage.errors import BusyError, NotFoundError, StudioError
-from storage.leases import LeaseWatch
+from storage.leases import LeaseWatch, is_abandoned
 from storage.logs import set_up_logging
 from storage.queue import Lease, LeaseLostError, claim_next, has_queued
 from storage.settings import Settings, read_settings
@@ -36,6 +36,11 @@ WATCH_S = 2.0
 SWEEP_S = 3600.0
 STOP_TIMEOUT_S = 15.0
 PAUSE_AFTER_FAULT_S = 2.0
+FREE_AFTER_S = 1.0
+BUSY = (
+    "The database is in use by another process, so nothing can be written at the moment. "
+    "What happens meanwhile is written down as soon as it is free."
+)
 
 
 class Dispatcher:
@@ -64,8 +69,10 @@ class Dispatcher:
         self.holder = f"{socket.gethostname()[:60]}:{os.getpid()}"
         self._running: list[Assignment] = []
         self._unaccounted: list[Ended] = []
+        self._store = ArtifactStore(settings)
         self._clock = clock
-        self._watch = LeaseWatch(settings.lease_s, clock)
+        self._watch = LeaseWatch(settings.lease_s, clock, self._is_gone)
+        self._fault: str | None = None
         self._beat_at: float | None = None
         self._watch_at: float | None = None
         self._sweep_at: float | None = None
@@ -75,8 +82,10 @@ class Dispatcher:
         while not asked_to_stop.wait(TICK_S):
             try:
                 self.tick()
+                self._fault = None
             except StudioError as error:
                 logger.warning("a round was broken off: %s", error.message)
+                self._fault = error.message
                 asked_to_stop.wait(PAUSE_AFTER_FAULT_S)
             except Exception:
                 logger.exception("a round was broken off")
@@ -159,18 +168,28 @@ class Dispatcher:
         """Deletes what no row names: at the start, since a crash may have left something, and then every hour."""
         if self._is_due(self._sweep_at, SWEEP_S):
             self._sweep_at = self._clock()
-            sweep(self.database, ArtifactStore(self.settings))
+            sweep(self.database, self._store)
 
     def _beat(self) -> None:
         if not self._is_due(self._beat_at, BEAT_S):
             return
         self._beat_at = self._clock()
+        fault = self._fault if self.database.is_free(FREE_AFTER_S) else BUSY
         path = heartbeat_file(self.settings)
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {"pid": os.getpid(), "at": time.time(), "running": [str(assignment) for assignment in self._running]}
+        if fault is not None:
+            state["fault"] = fault
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(state))
         temporary.replace(path)
+
+    def _is_gone(self, lease: Lease) -> bool:
+        """Whether an attempt of an earlier dispatcher has no process left; its own tell of their end themselves."""
+        if Assignment(lease.job_id, lease.attempt) in self._running:
+            return False
+        folders = self._store.run_folders(lease.job_id)
+        return any(is_abandoned(folder) for folder in folders if folder.name == str(lease.attempt))
 
     def _is_due(self, last_at: float | None, every_s: float) -> bool:
         return last_at is None or self._clock() - last_at >= every_s
