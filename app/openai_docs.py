@@ -16,26 +16,40 @@ class Sampling(BaseModel):
     stream: bool = Field(False, description="Answer as server-sent events, piece by piece.")
 
 
-class Completion(Sampling):
+class OpenAISampling(Sampling):
+    """Settings of the two calls in OpenAI's form."""
+
+    n: int = Field(1, description="Answers to each prompt; at most 32 in all.")
+    strength: float = Field(100, description="Percent of the prefix that is attended to; not in OpenAI's interface.")
+
+
+class Completion(OpenAISampling):
     """Body of `/v1/completions`."""
 
     model: str = Field(description="Name of a base model or of a prefix.")
-    prompt: str = Field(description="Raw text, put to the model as it is.")
+    prompt: str | list[str] = Field(description="Raw text, put to the model as it is; or several.")
+    logprobs: int | None = Field(None, description="Tell log-probabilities, with up to 5 of the likeliest tokens.")
 
 
-class ChatCompletion(Sampling):
+class ChatCompletion(OpenAISampling):
     """Body of `/v1/chat/completions`."""
 
     model: str = Field(description="Name of a base model with a chat template, or of a prefix on one.")
     messages: list[dict[str, str]] = Field(description="Turns with `role` and `content`.")
+    logprobs: bool = Field(False, description="Tell the log-probability of every token.")
+    top_logprobs: int | None = Field(None, description="With up to 20 of the likeliest tokens.")
 
 
 class Comparison(Sampling):
     """Body of `/v1/compare`."""
 
-    models: list[str | dict[str, str]] = Field(
-        description='Up to six: names, or `{"model", "context"}`; the context is none, instruction or few-shot.'
+    models: list[str | dict[str, str | float]] = Field(
+        description=(
+            'Up to six: names, or `{"model", "context", "strength"}`; the context is none, instruction or few-shot, '
+            "the strength of a prefix 0 to 100."
+        )
     )
+    explain: bool = Field(False, description="Tell of every token how the prefix moved it.")
     prompt: str | None = Field(None, description="Raw text; or give `messages`, or `fields`.")
     messages: list[dict[str, str]] | None = None
     fields: dict[str, str] | None = Field(
