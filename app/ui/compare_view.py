@@ -1,11 +1,13 @@
 """Answers side by side, and the stamp that says why they can be trusted."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from app.ui import markup
+from app.ui import markup, token_view
 
 REASONS = {"stop": "ended by itself", "length": "cut at the limit", "cancelled": "stopped"}
+WEAK_KL = 1e-4
+"""Mean KL in nats below which a prefix is said to change nothing."""
 
 
 @dataclass
@@ -19,6 +21,8 @@ class Pane:
         tokens: Number of tokens so far.
         tokens_per_second: Speed, once it is known.
         finish_reason: Why the answer ended; None while it is written.
+        explained: `mean_kl` and the tokens with both distributions, for a column with a prefix.
+        turns: Messages that came before this answer, in a conversation.
     """
 
     title: str
@@ -27,6 +31,8 @@ class Pane:
     tokens: int = 0
     tokens_per_second: float | None = None
     finish_reason: str | None = None
+    explained: dict[str, Any] | None = None
+    turns: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -41,7 +47,7 @@ class Comparison:
         """Adds what one event of the stream brings.
 
         Args:
-            event: As `/v1/compare` sends it: a piece of text for a column, the end of a column, or the proof.
+            event: As `/v1/compare` sends it: a piece of text for a column, its end, its explanation, or the proof.
         """
         if "proof" in event:
             self.proof = event["proof"] or {}
@@ -53,6 +59,8 @@ class Comparison:
         if "text" in event:
             pane.text += event["text"]
             pane.tokens += 1
+        if event.get("explained"):
+            pane.explained = event["explained"]
         if event.get("done"):
             pane.finish_reason = event.get("finish_reason") or "stop"
             pane.tokens = event.get("tokens", pane.tokens)
@@ -63,33 +71,42 @@ class Comparison:
         for pane in self.panes:
             pane.finish_reason = pane.finish_reason or "cancelled"
 
+    def result(self) -> dict[str, Any]:
+        """What is kept of it: `prompt`, `proof` and `answers`."""
+        answers = [
+            {name: value for name, value in asdict(pane).items() if name not in ("title", "note", "turns")}
+            for pane in self.panes
+        ]
+        return {"prompt": self.prompt, "proof": self.proof, "answers": answers}
+
+    def most_changed(self) -> tuple[int, int] | None:
+        """Column and index of the token with the widest gap; None where nothing is explained."""
+        found = []
+        for column, pane in enumerate(self.panes):
+            tokens = (pane.explained or {}).get("tokens") or []
+            index = token_view.widest(tokens)
+            if index is not None:
+                found.append((abs(token_view.gap(tokens[index])), column, index))
+        return max(found)[1:] if found else None
+
 
 def panes(comparison: Comparison) -> str:
     """The columns; on a phone they stack."""
-    return f'<div class="ps-panes">{"".join(_pane(pane) for pane in comparison.panes)}</div>'
+    shown = "".join(_pane(pane, index) for index, pane in enumerate(comparison.panes))
+    explained = any(pane.explained for pane in comparison.panes)
+    return f'<div class="ps-panes">{shown}</div>{token_view.legend() if explained else ""}'
 
 
 def proof(comparison: Comparison) -> str:
     """What was checked of this very comparison, in words."""
-    stamp = comparison.proof
-    if not stamp:
-        return '<div class="ps-proof"></div>'
-    parts = []
-    if stamp.get("base_verified") is not None:
-        gap = stamp.get("max_difference")
-        shown = f" (largest difference {gap:.1e})" if gap is not None else ""
-        parts.append(
-            markup.badge("base verified", "good") + f" its numbers equal the untouched model's{shown}"
-            if stamp["base_verified"]
-            else markup.badge("base differs", "bad") + f" from the untouched model{shown}"
-        )
-    if stamp.get("prefix_kl") is not None:
-        active = stamp["prefix_kl"] > 1e-4
-        words = "prefix active" if active else "prefix without effect here"
-        parts.append(
-            markup.badge(words, "good" if active else "warn") + f" KL of the first token {stamp['prefix_kl']:.3g}"
-        )
-    return f'<div class="ps-proof" role="status">{" &nbsp; ".join(parts)}</div>'
+    parts = [part for part in (_base_proof(comparison), _prefix_proof(comparison)) if part]
+    return f'<div class="ps-proof" role="status">{"".join(f"<span>{part}</span>" for part in parts)}</div>'
+
+
+def detail(comparison: Comparison, column: int, index: int) -> str:
+    """What both models considered at one token."""
+    pane = comparison.panes[column]
+    return token_view.detail(pane.title, (pane.explained or {})["tokens"], index)
 
 
 def prompt_shown(text: str) -> str:
@@ -99,7 +116,7 @@ def prompt_shown(text: str) -> str:
 
 def waiting() -> str:
     """What stands in the panes' place before the first comparison."""
-    return markup.empty("Nothing compared yet", "Fill the prompt and press Answer; both columns write at once.")
+    return markup.empty("Nothing compared yet", "Fill the prompt and press Answer; all columns write at once.")
 
 
 def starting() -> str:
@@ -107,19 +124,68 @@ def starting() -> str:
     return markup.notice("The model server is starting; this takes a few seconds …")
 
 
-def _pane(pane: Pane) -> str:
-    footer = []
-    if pane.tokens:
-        footer.append(markup.count(pane.tokens, "token"))
-    if pane.tokens_per_second:
-        footer.append(f"{pane.tokens_per_second:,.0f} tokens/s")
-    if pane.finish_reason:
-        footer.append(REASONS.get(pane.finish_reason, pane.finish_reason))
-    silence = "Nothing that can be shown." if pane.tokens else "It ended without a word."
-    silence = silence if pane.finish_reason else "…"
-    text = markup.isolated(pane.text.lstrip()) if pane.text.strip() else f"<em>{silence}</em>"
+def _base_proof(comparison: Comparison) -> str:
+    stamp = comparison.proof
+    if stamp.get("base_verified") is None:
+        is_over = comparison.panes and all(pane.finish_reason for pane in comparison.panes)
+        return markup.badge("no untouched base among the columns", "warn") if is_over else ""
+    gap = stamp.get("max_difference")
+    shown = f" (largest difference {gap:.1e})" if gap is not None else ""
+    if stamp["base_verified"]:
+        return markup.badge("base verified", "good") + f" its numbers equal the untouched model's{shown}"
+    return markup.badge("base differs", "bad") + f" from the untouched model{shown}"
+
+
+def _prefix_proof(comparison: Comparison) -> str:
+    """How far the first prefix moved the first token; what each did over its whole answer stands in its pane."""
+    kl = comparison.proof.get("prefix_kl")
+    if kl is None or any(pane.explained for pane in comparison.panes):
+        return ""
+    active = kl > WEAK_KL
+    words = "prefix active" if active else "prefix without effect here"
+    return markup.badge(words, "good" if active else "warn") + f" KL of the first token {kl:.3g}"
+
+
+def _pane(pane: Pane, column: int) -> str:
     header = f"<header>{markup.isolated(pane.title)}<small>{markup.escape(pane.note)}</small></header>"
-    return (
-        f'<section class="ps-pane">{header}<div aria-live="off">{text}</div>'
-        f"<footer>{markup.escape(', '.join(footer)) or '&nbsp;'}</footer></section>"
+    turns = "".join(
+        f'<p class="ps-turn ps-turn-{"user" if turn["role"] == "user" else "model"}">'
+        f"<small>{'You' if turn['role'] == 'user' else 'Answer'}</small>{markup.isolated(turn['content'])}</p>"
+        for turn in pane.turns
     )
+    return (
+        f'<section class="ps-pane" aria-label="{markup.escape(pane.title)}">{header}'
+        f'<div aria-live="off">{turns}{_answer(pane, column)}</div>'
+        f"<footer>{markup.escape(', '.join(_figures(pane))) or '&nbsp;'}{_active(pane)}</footer></section>"
+    )
+
+
+def _answer(pane: Pane, column: int) -> str:
+    tokens = (pane.explained or {}).get("tokens")
+    if tokens:
+        return token_view.marked(tokens, column)
+    if pane.text.strip():
+        return markup.isolated(pane.text.lstrip())
+    silence = "Nothing that can be shown." if pane.tokens else "It ended without a word."
+    return f"<em>{silence if pane.finish_reason else '…'}</em>"
+
+
+def _figures(pane: Pane) -> list[str]:
+    figures = []
+    if pane.tokens:
+        figures.append(markup.count(pane.tokens, "token"))
+    if pane.tokens_per_second:
+        figures.append(f"{pane.tokens_per_second:,.0f} tokens/s")
+    if pane.finish_reason:
+        figures.append(REASONS.get(pane.finish_reason, pane.finish_reason))
+    return figures
+
+
+def _active(pane: Pane) -> str:
+    """The proof that a prefix took part in this very answer."""
+    mean_kl = (pane.explained or {}).get("mean_kl")
+    if mean_kl is None:
+        return ""
+    active = mean_kl > WEAK_KL
+    stamp = markup.badge("prefix active" if active else "prefix without effect here", "good" if active else "warn")
+    return f"<span>{stamp} mean KL over the answer {mean_kl:.3g} nats</span>"

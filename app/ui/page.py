@@ -6,9 +6,9 @@ import gradio as gr
 from fastapi import FastAPI
 
 from app.context import AppContext
-from app.services import jobs, prefixes, status
+from app.services import jobs, status
 from app.tabs.jobs import JobsTab
-from app.tabs.playground import FIELDS, PlaygroundTab
+from app.tabs.playground import PlaygroundTab
 from app.tabs.prefixes import PrefixesTab
 from app.tabs.train import TrainTab
 from app.ui import markup
@@ -65,11 +65,7 @@ class Page:
         visits = {
             self.train_tab: (guarded(train.data.sources.list_earlier), None, train.data.sources.earlier),
             self.jobs_tab: (guarded(history.refresh), [history.chosen, history.seen], history.shown),
-            self.playground_tab: (
-                guarded(playground.visit),
-                [playground.first, playground.prefixes, playground.kind],
-                playground.form,
-            ),
+            self.playground_tab: (guarded(playground.visit), playground.inputs, playground.form),
             self.prefixes_tab: (guarded(library.show), library.chosen, library.shown),
         }  # fmt: skip
         for (tab, visit), name in zip(visits.items(), TABS, strict=True):
@@ -84,7 +80,7 @@ class Page:
         started.success(self._to_jobs, None, [self.tabs, self.jobs.timer]).success(
             guarded(self.jobs.refresh), [self.jobs.chosen, self.jobs.seen], self.jobs.shown
         )
-        target = [self.tabs, self.jobs.timer, self.playground.kind, *self.playground.form]
+        target = [self.tabs, self.jobs.timer, *self.playground.form]
         self.jobs.compare.click(guarded(self._compare_job), self.jobs.chosen, target)
         self.prefixes.compare.click(guarded(self._compare_prefix), self.prefixes.chosen, target)
 
@@ -96,9 +92,7 @@ class Page:
         return self._compare_prefix(jobs.describe(self.context, job_id)["prefix_id"])
 
     def _compare_prefix(self, prefix_id: str) -> tuple[Any, ...]:
-        name = prefixes.describe(self.context, prefix_id)["name"]
-        form = self.playground.show([name], FIELDS)
-        return gr.Tabs(selected="playground"), gr.Timer(active=False), FIELDS, *form
+        return gr.Tabs(selected="playground"), gr.Timer(active=False), *self.playground.show_prefix(prefix_id)
 
     def _open(self, request: gr.Request) -> tuple[Any, ...]:
         """Opens the place that the address names."""

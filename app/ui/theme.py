@@ -23,7 +23,7 @@ ACCENT = gr.themes.Color(
 )
 """Teal whose middle tones are dark enough for white text on them (contrast 5.5)."""
 
-STYLE_SHEETS = [Path(__file__).with_name(name) for name in ("style.css", "doctor.css")]
+STYLE_SHEETS = [Path(__file__).with_name(name) for name in ("style.css", "doctor.css", "playground.css")]
 SCRIPT = Path(__file__).with_name("page.js")
 
 

@@ -1,0 +1,181 @@
+"""One prompt, answered by all columns at once from one batch; a chosen token shows what both models considered."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from app.context import AppContext
+from app.services import base_models
+from app.services.columns import Column, key_of, note_of, title_of
+from app.tabs.asking import follow, until_ready, with_rendering
+from app.tabs.columns_panel import ColumnsPanel, wire_columns
+from app.tabs.prompt_panel import NO_TEMPLATE, PromptPanel, columns_of
+from app.tabs.running import RunningAnswers
+from app.ui import compare_view, markup
+from app.ui.compare_view import Comparison, Pane
+from app.ui.pieces import guarded, html_piece, picked, sentence
+from storage.errors import InvalidInputError
+
+Shown = dict[Any, Any]
+
+
+@dataclass
+class Current:
+    """The comparison that a page shows.
+
+    Attributes:
+        base_model: The base of all columns.
+        columns: As they were asked.
+        request: What was asked besides.
+        comparison: The answers.
+        saved_as: Id under which it is kept.
+    """
+
+    base_model: str
+    columns: list[Column]
+    request: dict[str, Any]
+    comparison: Comparison
+    saved_as: str | None = None
+
+
+class OnePrompt:
+    """The form and the panes; `current` holds what is shown, `threads` the conversation of each column."""
+
+    def __init__(self, context: AppContext, columns: ColumnsPanel) -> None:
+        self.context = context
+        self.columns = columns
+        self.running = RunningAnswers()
+        self.current = gr.State(None)
+        self.threads = gr.State({})
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=3, min_width=280):
+                self.prompt_panel = PromptPanel(context)
+            with gr.Column(scale=2, min_width=260):
+                self.prompt_panel.build_sampling()
+                with gr.Row():
+                    self.answer = gr.Button("Answer", variant="primary", elem_id="play-answer")
+                    self.stop = gr.Button("Stop", visible=False, elem_id="play-stop")
+                self.clear = gr.Button("New conversation", visible=False, elem_id="play-clear")
+        self.proof = html_piece('<div class="ps-proof"></div>', elem_id="play-proof")
+        self.panes = html_piece(compare_view.waiting(), elem_id="play-panes")
+        self.detail = html_piece(elem_id="play-detail")
+        with gr.Accordion("The prompt as the models read it", open=False):
+            self.prompt = html_piece(elem_id="play-prompt")
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What `compare` takes."""
+        return [self.current, self.threads, self.columns.source, *self.columns.inputs, *self.prompt_panel.inputs]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What `compare` fills."""
+        return [
+            self.current, self.threads, self.panes, self.proof, self.prompt, self.detail, self.answer, self.stop,
+            self.clear, self.prompt_panel.message,
+        ]  # fmt: skip
+
+    def wire(self) -> None:
+        """Ties what the user does to the services."""
+        form = self.prompt_panel
+        self.prompt_panel.wire(self.columns.source)
+        asks = [self.answer.click, form.raw.submit, form.message.submit, *(each.submit for each in form.fields)]
+        self.asked = gr.on(
+            asks, guarded(self.compare), self.inputs, self.shown, concurrency_limit=None, show_progress="hidden"
+        )
+        turned = self.columns.strength.select(self.columns.take_strength, None, self.columns.percent)
+        turned.then(
+            guarded(self.compare_again), self.inputs, self.shown, concurrency_limit=None, show_progress="hidden"
+        )
+        self.stop.click(self.running.cancel, None, None)
+        self.clear.click(self.forget, None, self.shown)
+        self.panes.select(self.choose_token, self.current, self.detail, show_progress="hidden")
+
+    def compare(self, request: gr.Request, *given: Any) -> Iterator[Shown]:
+        """Streams all columns; ends within a step when the user stops it or closes the page."""
+        _, threads, source, base, chosen, percent, *form = given
+        columns = wire_columns(base, chosen, percent)
+        asked = self.prompt_panel.asked(*form)
+        if "fields" in asked:
+            names = columns_of(source)
+            asked["fields"] = {name: text or "" for name, text in zip(names, asked["fields"], strict=False)}
+        if "message" in asked:
+            columns = self._in_threads(base, columns, asked.pop("message"), threads)
+        panes = [Pane(title_of(column), note_of(column, base), turns=column.get("messages", [])) for column in columns]
+        current = Current(base, columns, with_rendering(asked, columns, base, source), Comparison(panes))
+        yield from self._answered(request, current, threads)
+
+    def compare_again(self, request: gr.Request, *given: Any) -> Iterator[Shown]:
+        """Answers again with another strength, where something has been asked already."""
+        current: Current | None = given[0]
+        if current is None or any("messages" in column for column in current.columns):
+            yield {}
+            return
+        yield from self.compare(request, *given)
+
+    def choose_token(self, current: Current | None, event: gr.EventData) -> Any:
+        """Shows what both models considered at the token that was pressed."""
+        kind, target = picked(event)
+        if current is None or kind != "token":
+            return gr.skip()
+        column, index = (int(number) for number in target.split(":"))
+        return compare_view.detail(current.comparison, column, index)
+
+    def forget(self) -> Shown:
+        """Begins a new conversation."""
+        return {
+            self.threads: {}, self.current: None, self.panes: compare_view.waiting(), self.proof: "", self.detail: "",
+            self.clear: gr.Button(visible=False), self.prompt: "",
+        }  # fmt: skip
+
+    def _in_threads(
+        self, base: str, columns: list[Column], message: str, threads: dict[str, list[dict[str, str]]]
+    ) -> list[Column]:
+        """The columns, each with its own conversation and the new message at its end."""
+        if not base_models.describe(self.context, base)["has_chat_template"]:
+            raise InvalidInputError(NO_TEMPLATE)
+        if not message.strip():
+            raise InvalidInputError("The message is empty. Write something to answer.")
+        turn = {"role": "user", "content": message}
+        return [{**column, "messages": [*threads.get(key_of(column), []), turn]} for column in columns]
+
+    def _answered(self, request: gr.Request, current: Current, threads: dict[str, Any]) -> Iterator[Shown]:
+        body = {**current.request, "models": current.columns, "explain": True}
+        yield {**self._drawn(current, is_running=True), self.detail: ""}
+        with self.running.track(request.session_hash) as cancelled:
+            try:
+                for _ in until_ready(self.context, cancelled):
+                    yield {self.panes: compare_view.starting()}
+                for _ in follow(self.context, body, current.comparison, cancelled, request.session_hash or "page"):
+                    yield self._drawn(current, is_running=True)
+            except Exception as fault:
+                yield {**self._buttons(is_running=False), self.panes: markup.notice(sentence(fault), "bad")}
+                return
+        yield self._finished(current, threads)
+
+    def _finished(self, current: Current, threads: dict[str, Any]) -> Shown:
+        for column, pane in zip(current.columns, current.comparison.panes, strict=True):
+            if "messages" in column:
+                turn = {"role": "assistant", "content": pane.text}
+                threads = {**threads, key_of(column): [*column["messages"], turn]}
+        told = {self.current: current, self.threads: threads, **self._drawn(current, is_running=False)}
+        place = current.comparison.most_changed()
+        if place is not None:
+            told[self.detail] = compare_view.detail(current.comparison, *place)
+        if any("messages" in column for column in current.columns):
+            told |= {self.prompt_panel.message: "", self.clear: gr.Button(visible=True)}
+        return told
+
+    def _drawn(self, current: Current, *, is_running: bool) -> Shown:
+        state = current.comparison
+        return {
+            self.panes: compare_view.panes(state),
+            self.proof: compare_view.proof(state),
+            self.prompt: compare_view.prompt_shown(state.prompt) if state.prompt else "",
+            **self._buttons(is_running=is_running),
+        }
+
+    def _buttons(self, *, is_running: bool) -> Shown:
+        return {self.answer: gr.Button(visible=not is_running), self.stop: gr.Button(visible=is_running)}
