@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from app.services.card_verdict import verdict_section
+from app.services.markdown import code, fenced, plain
 from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
 from worker.engine.prefix_file import PEFT_TYPES
@@ -39,20 +40,20 @@ def card_of(
     is_hub = source is BaseModelSource.HUB
     sections = [
         _front_matter(prefix, is_hub, has_encoder),
-        f"# {_plain(prefix.name)}",
+        f"# {plain(prefix.name)}",
         _what_it_is(prefix, has_encoder),
         *verdict_section(metrics.get("evaluation"), _sample),
         "## Base model",
         _base(prefix, is_hub),
         "## Load it",
         _how_to_load(has_encoder),
-        _fenced(snippet, "python"),
+        fenced(snippet, "python"),
         "## Prompt",
         _prompt(prefix),
         "## Loss",
         _scores(metrics),
         "## Recipe",
-        _fenced(json.dumps(prefix.recipe, indent=2, ensure_ascii=False), "json"),
+        fenced(json.dumps(prefix.recipe, indent=2, ensure_ascii=False), "json"),
     ]
     if samples:
         sections += ["## Answers to held-out rows", *[_sample(sample) for sample in samples[:MAX_SAMPLES]]]
@@ -93,9 +94,9 @@ def _what_it_is(prefix: Prefix, has_encoder: bool) -> str:
 
 
 def _base(prefix: Prefix, is_hub: bool) -> str:
-    name = _code(prefix.base_model)
+    name = code(prefix.base_model)
     where = (
-        f"{name} on the Hugging Face Hub, commit {_code(prefix.base_revision or 'not recorded')}."
+        f"{name} on the Hugging Face Hub, commit {code(prefix.base_revision or 'not recorded')}."
         if is_hub
         else f"{name}, which is on no hub. Download it in Prefix Studio (Prefixes, base models) and unpack it here."
     )
@@ -114,11 +115,11 @@ def _prompt(prefix: Prefix) -> str:
     kinds = {"chat": "one user message of the chat template", "conversation": "all its turns in the chat template"}
     kind = kinds.get(str(rendering.get("kind")), "plain text")
     parts = [
-        f"Each row becomes a prompt as {kind}; the answer was column {_code(str(rendering.get('target', '')))}.",
-        _fenced(str(rendering.get("template", "")), "text"),
+        f"Each row becomes a prompt as {kind}; the answer was column {code(str(rendering.get('target', '')))}.",
+        fenced(str(rendering.get("template", "")), "text"),
     ]
     if rendering.get("instruction"):
-        parts += ["The instruction that the prefix started from:", _fenced(str(rendering["instruction"]), "text")]
+        parts += ["The instruction that the prefix started from:", fenced(str(rendering["instruction"]), "text")]
     return "\n\n".join(parts)
 
 
@@ -134,30 +135,5 @@ def _scores(metrics: dict[str, Any]) -> str:
 
 def _sample(sample: dict[str, Any]) -> str:
     labels = {"prompt": "Prompt", "expected": "Expected", "base": "Base", "prefix": "With the prefix"}
-    parts = [f"{label}:\n\n{_fenced(str(sample[key]), 'text')}" for key, label in labels.items() if key in sample]
+    parts = [f"{label}:\n\n{fenced(str(sample[key]), 'text')}" for key, label in labels.items() if key in sample]
     return "\n\n".join(parts)
-
-
-def _fenced(text: str, language: str) -> str:
-    """A block that no text can break out of: its fence is longer than any run of backticks inside."""
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
-def _code(text: str) -> str:
-    fence = "`" * (_longest_run(text) + 1)
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
-
-
-def _longest_run(text: str) -> int:
-    longest = run = 0
-    for character in text:
-        run = run + 1 if character == "`" else 0
-        longest = max(longest, run)
-    return longest
-
-
-def _plain(text: str) -> str:
-    """Text in which Markdown and HTML find nothing to act on."""
-    return "".join(f"\\{each}" if each in "\\`*_{}[]<>()#+!|~&" else each for each in " ".join(text.split()))
