@@ -94,11 +94,13 @@ def add_vote(session: Session, fields: dict[str, Any]) -> Vote:
 
 def tally(session: Session) -> list[Pair]:
     """How all pairs stand that were voted on, those with most votes first."""
-    counts = [func.count().filter(Vote.winner == winner) for winner in (Winner.FIRST, Winner.SECOND, Winner.TIE)]
+    first_wins, second_wins, ties = (
+        func.count().filter(Vote.winner == winner) for winner in (Winner.FIRST, Winner.SECOND, Winner.TIE)
+    )
     query = (
-        select(Vote.base_model, Vote.first, Vote.second, *counts)
+        select(Vote.base_model, Vote.first, Vote.second, first_wins, second_wins, ties)
         .where(Vote.owner == OWNER)
         .group_by(Vote.base_model, Vote.first, Vote.second)
         .order_by(func.count().desc(), Vote.first, Vote.second)
     )
-    return [Pair(*row) for row in session.execute(query)]
+    return [Pair(*row.tuple()) for row in session.execute(query)]
