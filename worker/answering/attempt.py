@@ -1,0 +1,197 @@
+"""What one attempt of an answering job does: read, load, answer batch by batch, write the table, publish."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from storage.answerings import publish_answers
+from storage.artifacts import ArtifactStore
+from storage.database import Database
+from storage.queue import Lease
+from storage.settings import Settings
+from storage.tables.view import iterate_columns
+from worker.answering.answerer import Answerer, Sampling
+from worker.answering.checkpoints import AnswerCheckpoints, patiently
+from worker.answering.journal import Journal
+from worker.answering.limits import AnswerLimits, limits_of
+from worker.answering.pace import Pace
+from worker.answering.questions import Answer, Asker, Question
+from worker.answering.result import write_answered
+from worker.answering.task import AnsweringTask, read_answering
+from worker.engine.base import LoadedBase, load_base
+from worker.engine.generate import end_ids
+from worker.engine.rendering import Rendering
+from worker.engine.tokens import choose_rendering_kind, end_token_id
+from worker.inference.registry import Registry
+from worker.training.attempt import Outcome
+from worker.training.recorder import Recorder
+
+RESULT_NAME = "answered.parquet"
+LOOK_EVERY = 64
+"""Rows that are encoded between two looks at what the user wishes."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stands in memory when the first row is asked."""
+
+    task: AnsweringTask
+    asker: Asker
+    answerer: Answerer
+    limits: AnswerLimits
+    journal: Journal
+
+
+class AnsweringAttempt:
+    """One attempt of an answering job.
+
+    Args:
+        settings: Where the cache of fingerprints lies.
+        database: The open database.
+        store: Keeps tables and journals.
+        lease: The attempt's right to write.
+        recorder: Writes progress.
+        wish: Asked between tokens; None lets the attempt go on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: ArtifactStore,
+        lease: Lease,
+        recorder: Recorder,
+        wish: Callable[[], Outcome | None],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._lease = lease
+        self._recorder = recorder
+        self._wish = wish
+        self._checkpoints = AnswerCheckpoints(database, store, lease)
+
+    def run(self) -> Outcome:
+        """Does all of it.
+
+        Raises:
+            StudioError: Something that it needs is gone, or there is no room.
+            EngineError: The base or the prefix is refused, or one row alone takes too much memory.
+            LeaseLostError: Another attempt owns the job.
+        """
+        self._recorder.stage("Reading the table")
+        task = read_answering(self._settings, self._database, self._store, self._lease.job_id)
+        header = self._checkpoints.header(task.fingerprint)
+        self._recorder.stage("Loading the base model")
+        began = time.monotonic()
+        base = load_base(task.base.folder, dtype=task.base.precision)
+        self._recorder.log(
+            f"{task.base.name} is loaded in {time.monotonic() - began:.1f} s: {base.num_parameters:,} parameters, "
+            f"{base.number_format} on {base.device.type}."
+        )
+        if (wish := self._wish()) not in (None, Outcome.PUBLISHED):
+            return wish
+        prepared = self._prepare(task, base, AnswerLimits(**header["limits"]) if header else None)
+        try:
+            outcome = self._answer_and_publish(prepared)
+        finally:
+            prepared.journal.close()
+        if outcome in (Outcome.DISCARDED, Outcome.PUBLISHED):
+            self._checkpoints.delete_all()
+        return outcome
+
+    def _prepare(self, task: AnsweringTask, base: LoadedBase, limits: AnswerLimits | None) -> Prepared:
+        rendering = replace(
+            task.prefix.rendering, kind=choose_rendering_kind(base.tokenizer, task.prefix.rendering.kind)
+        )
+        limits = limits or self._limits(task, base, rendering)
+        wishes = task.answering.settings
+        sampling = Sampling(
+            temperature=float(wishes.get("temperature") or 0.0),
+            top_p=float(wishes.get("top_p") or 1.0),
+            seed=int(wishes.get("seed") or 0),
+        )
+        asker = Asker(
+            base.tokenizer,
+            base.geometry,
+            rendering,
+            task.answering.mapping,
+            num_virtual_tokens=task.num_virtual_tokens,
+            max_tokens=limits.max_tokens,
+        )
+        ends = end_ids(base, end_token_id(base.tokenizer, rendering.kind))
+        answerer = Answerer(base, task.load_bank(base), ends, limits, sampling)
+        header = {"base_fingerprint": task.fingerprint, "limits": limits.to_dict()}
+        journal = self._checkpoints.begin(header, task.answering.num_rows)
+        measured = {
+            "max_tokens": limits.max_tokens,
+            "device": base.device.type,
+            "dtype": str(base.dtype).removeprefix("torch."),
+        }
+        self._recorder.progress(step=journal.num_answered, max_steps=task.answering.num_rows, metrics=measured)
+        return Prepared(task, asker, answerer, limits, journal)
+
+    def _limits(self, task: AnsweringTask, base: LoadedBase, rendering: Rendering) -> AnswerLimits:
+        rows = Registry(self._database, self._store).training_rows(task.prefix)
+        return limits_of(base.tokenizer, rendering, rows, task.answering.settings.get("max_tokens"))
+
+    def _answer_and_publish(self, prepared: Prepared) -> Outcome:
+        num_rows, journal = prepared.task.answering.num_rows, prepared.journal
+        self._recorder.stage("Answering")
+        pace = Pace(self._recorder, journal.num_answered, num_rows)
+        for batch in self._batches(prepared):
+            answers = prepared.answerer.answer(batch, lambda: self._ended_by(journal) is not None)
+            if answers is not None:
+                journal.write(answers)
+                pace.tell(journal.num_answered, batch, answers)
+            if self._ended_by(journal) is not None:
+                break
+        ended_by = self._ended_by(journal)
+        if ended_by in (None, Outcome.PUBLISHED):
+            self._publish(prepared)
+        return ended_by or Outcome.PUBLISHED
+
+    def _ended_by(self, journal: Journal) -> Outcome | None:
+        """A wish that ends the answering; one to keep what there is waits until there is something."""
+        wish = self._wish()
+        return None if wish is Outcome.PUBLISHED and not journal.num_answered else wish
+
+    def _batches(self, prepared: Prepared) -> Iterator[list[Question]]:
+        """What is still to be asked, a part of the table after the other; rows that cannot be asked are noted."""
+        journal, start = prepared.journal, 0
+        for columns in iterate_columns(prepared.task.table, prepared.asker.columns):
+            stop = start + len(columns[0])
+            asked: list[Question] = []
+            refused: list[Answer] = []
+            if not all(journal.has(row) for row in range(start, stop)):
+                for row, cells in enumerate(zip(*columns, strict=True), start):
+                    made = prepared.asker.ask(row, cells)
+                    asked += [made] if isinstance(made, Question) else []
+                    refused += [made] if isinstance(made, Answer) and not journal.has(row) else []
+                    if row % LOOK_EVERY == 0 and self._ended_by(journal) is not None:
+                        return
+            if refused:
+                journal.write(refused)
+            # Planned as if nothing were answered yet, so that an attempt that goes on has the batches of the first.
+            for batch in prepared.answerer.plan(asked):
+                missing = [question for question in batch if not journal.has(question.row)]
+                if missing:
+                    yield missing
+            start = stop
+
+    def _publish(self, prepared: Prepared) -> None:
+        self._recorder.stage("Writing the table")
+        answering = prepared.task.answering
+        path = self._store.run_folder(self._lease.job_id, self._lease.attempt) / RESULT_NAME
+        columns, report = write_answered(prepared.task.table, prepared.journal, path, answering.answer_column)
+        result_hash = self._store.put_file(path)
+        path.unlink()
+        metrics = {**report.to_dict(is_labels=prepared.limits.is_labels), "columns": columns}
+        self._recorder.progress(step=prepared.journal.num_answered, eta_s=0.0)
+        self._recorder.flush()
+        patiently(
+            self._database,
+            lambda session: publish_answers(
+                session, self._lease, result_hash, metrics, stopped_early=report.not_reached > 0
+            ),
+        )
