@@ -10,6 +10,7 @@ from storage.database import Database
 from storage.disk import refusing_full_disk
 from storage.errors import BusyError
 from storage.queue import Lease
+from storage.snapshots import NewSnapshot, keep_exact
 from worker.engine.events import Finished
 from worker.engine.prefix_file import TENSORS_NAME, write_prefix_file
 from worker.engine.recipe import Recipe
@@ -54,6 +55,18 @@ class Publication:
             "artifact_hash": artifact_hash,
         }
 
+    def snapshot(self, size_bytes: int, artifact_hash: str) -> NewSnapshot:
+        """The prefix as the state of its training that it is."""
+        return NewSnapshot(
+            step=self.finished.best_step,
+            validation_loss=self.finished.validation_loss_after,
+            artifact_hash=artifact_hash,
+            size_bytes=size_bytes,
+            num_virtual_tokens=self.finished.prefix.num_virtual_tokens,
+            base_fingerprint=self.task.fingerprint,
+            rendering=self.inputs.rendering.to_dict(),
+        )
+
     def _recipe(self) -> Recipe:
         """The settings that give this prefix again: with the learning rate that won, and nothing left to compare."""
         return replace(self.inputs.recipe, learning_rate=self.finished.learning_rate, sweep=(), sweep_steps=None)
@@ -81,16 +94,22 @@ def publish(database: Database, store: ArtifactStore, lease: Lease, publication:
     path = store.run_folder(lease.job_id, lease.attempt) / TENSORS_NAME
     with refusing_full_disk("writing the prefix"):
         write_prefix_file(path, publication.finished.prefix)
-    fields = publication.columns(path.stat().st_size, store.put_file(path))
-    path.unlink()
-    stopped_early = publication.finished.stopped_early
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with database.write() as session:
-                return lease.succeed(session, fields, stopped_early=stopped_early).id
-        except BusyError:
-            if attempt == ATTEMPTS:
-                raise
-            logger.warning("the database is busy; publishing again in %.0f s", PAUSE_S)
-            time.sleep(PAUSE_S)
+    size_bytes, sha256 = path.stat().st_size, store.put_file(path)
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with database.write() as session:
+                    # Sweeps hold the same lock, so what is here now is here when the row is.
+                    if not store.exists(sha256):
+                        store.put_file(path)
+                    keep_exact(session, lease, publication.snapshot(size_bytes, sha256))
+                    fields = publication.columns(size_bytes, sha256)
+                    return lease.succeed(session, fields, stopped_early=publication.finished.stopped_early).id
+            except BusyError:
+                if attempt == ATTEMPTS:
+                    raise
+                logger.warning("the database is busy; publishing again in %.0f s", PAUSE_S)
+                time.sleep(PAUSE_S)
+    finally:
+        path.unlink(missing_ok=True)
     raise AssertionError("the loop returns or raises")
