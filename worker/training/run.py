@@ -12,9 +12,11 @@ from storage.artifacts import ArtifactStore
 from storage.database import Database
 from storage.disk import DiskFullError
 from storage.errors import BusyError, StudioError
+from storage.jobs import get_job
 from storage.queue import Lease, LeaseLostError
-from storage.schema.job import StopRequest
+from storage.schema.job import JobKind, StopRequest
 from storage.settings import Settings
+from worker.answering.attempt import AnsweringAttempt
 from worker.engine.device_memory import is_out_of_memory
 from worker.engine.errors import EngineError
 from worker.training.assignment import Assignment
@@ -55,9 +57,11 @@ def run_attempt(workplace: Workplace, assignment: Assignment) -> None:
     recorder = Recorder(workplace.database, lease)
     with Heartbeat(workplace.database, lease, workplace.settings.lease_s) as heartbeat:
         wish = _wish_of(workplace, heartbeat)
-        attempt = Attempt(workplace.settings, workplace.database, workplace.store, lease, recorder, wish)
+        tools = (workplace.settings, workplace.database, workplace.store, lease, recorder, wish)
+        attempt = Attempt(*tools)
         try:
-            _end(workplace, recorder, attempt, attempt.run())
+            is_answering = _kind_of(workplace, lease) is JobKind.ANSWERING
+            _end(workplace, recorder, attempt, AnsweringAttempt(*tools).run() if is_answering else attempt.run())
         except LeaseLostError as error:
             logger.warning("%s", error.message)
         except (StudioError, EngineError) as error:
@@ -68,6 +72,11 @@ def run_attempt(workplace: Workplace, assignment: Assignment) -> None:
                 _fail(workplace, recorder, lease, "out_of_memory", OUT_OF_MEMORY)
             else:
                 _fail(workplace, recorder, lease, "unexpected", UNEXPECTED)
+
+
+def _kind_of(workplace: Workplace, lease: Lease) -> JobKind:
+    with workplace.database.read() as session:
+        return get_job(session, lease.job_id).kind
 
 
 def _wish_of(workplace: Workplace, heartbeat: Heartbeat) -> Callable[[], Outcome | None]:
