@@ -66,7 +66,7 @@ def test_answering_waits_in_the_queue_of_trainings(database: Database, store: Ar
 
 
 def test_published_answers_end_the_job_once(database: Database, store: ArtifactStore) -> None:
-    job, prefix = submit(database, store)
+    _, prefix = submit(database, store)
     lease = claim(database)
     with database.write() as session:
         lease.record(session, [], Progress(step=5, metrics={"left_out": 1}))
@@ -138,7 +138,7 @@ def test_tables_are_kept_with_their_job_and_go_with_it(
 
 
 def test_copy_answers_the_same_table_again(database: Database, store: ArtifactStore) -> None:
-    job, prefix = submit(database, store)
+    job, _ = submit(database, store)
     with database.write() as session:
         copy = duplicate_answering(session, job.id)
         first, second = (get_answering(session, each) for each in (job.id, copy.id))
