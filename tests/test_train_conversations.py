@@ -25,7 +25,8 @@ from worker.engine.rendering import Rendering
 from worker.inference.prompts import FieldsPrompt
 from worker.training.assignment import Assignment
 from worker.training.inputs import encode, read_task
-from worker.training.run import Workplace, run_attempt
+from worker.training.run import run_attempts
+from worker.training.workplace import Workplace
 
 RECIPE = {"num_virtual_tokens": 4, "max_steps": 4, "batch_size": 4, "eval_every": 2, "learning_rate": 0.01}
 
@@ -109,7 +110,7 @@ def test_a_job_learns_every_answer_and_its_prefix_is_asked_in_turns(
     answers = [base.tokenizer.decode(example.target_ids) for example in inputs.train[:2]]
     assert answers[0] == "Yes.<|im_end|>"
     assert answers[1].startswith("Very ")
-    run_attempt(Workplace(home, database, store, threading.Event()), assignment)
+    run_attempts(Workplace(home, database, store, threading.Event()), [assignment])
     with database.read() as session:
         job = get_job(session, assignment.job_id)
         assert (job.status, job.error) == (JobStatus.SUCCEEDED, None)

@@ -29,10 +29,12 @@ from tests.trainer_bench import Role
 from worker.engine.events import Event, StepMetrics
 from worker.engine.families import geometry
 from worker.engine.prefix_file import read_prefix_file
-from worker.engine.train import train
+from worker.engine.train import train_together
 from worker.training import attempt as attempt_module
+from worker.training import bases as bases_module
 from worker.training import checkpoints as checkpoints_module
-from worker.training import run as run_module
+from worker.training import tenure as tenure_module
+from worker.training import together as together_module
 from worker.training.assignment import Assignment
 from worker.training.heartbeat import LOOK_S
 
@@ -108,16 +110,16 @@ def test_discard_ends_within_a_step_and_keeps_nothing(role: Role) -> None:
 def pause_in_training(role: Role, job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the job, and pauses it after its tenth step, however fast the steps are."""
 
-    def paused(*arguments: Any, **options: Any) -> Iterator[Event]:
-        for event in train(*arguments, **options):
-            yield event
+    def paused(*arguments: Any, **options: Any) -> Iterator[tuple[int, Event]]:
+        for index, event in train_together(*arguments, **options):
+            yield index, event
             if isinstance(event, StepMetrics) and event.step == 10:
                 with role.database.write() as session:
                     pause_job(session, job)
                 time.sleep(3 * LOOK_S)  # until the heartbeat has seen it
 
     with monkeypatch.context() as patched:
-        patched.setattr(attempt_module, "train", paused)
+        patched.setattr(together_module, "train_together", paused)
         assert role.run().status == JobStatus.PAUSED
 
 
@@ -297,10 +299,10 @@ def test_unforeseen_error_is_a_sentence_in_the_job_and_a_traceback_in_its_log(
     def broken(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("a tensor of the wrong shape")
 
-    monkeypatch.setattr(attempt_module, "train", broken)
+    monkeypatch.setattr(together_module, "train_together", broken)
     job = role.submit()
     done = role.run()
-    assert done.error == {"code": "unexpected", "message": run_module.UNEXPECTED}
+    assert done.error == {"code": "unexpected", "message": tenure_module.UNEXPECTED}
     assert "a tensor of the wrong shape" in role.events(job, "log")[-1].data["message"]
 
 
@@ -313,9 +315,9 @@ def test_memory_that_runs_out_outside_an_update_is_told_as_such(
     def broken(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr(attempt_module, "load_task_base", broken)
+    monkeypatch.setattr(bases_module, "load_task_base", broken)
     role.submit()
-    assert role.run().error == {"code": "out_of_memory", "message": run_module.OUT_OF_MEMORY}
+    assert role.run().error == {"code": "out_of_memory", "message": tenure_module.OUT_OF_MEMORY}
 
 
 def test_missing_base_folder_fails_with_its_remedy(role: Role) -> None:

@@ -22,7 +22,8 @@ from storage.schema.job import Job, JobEvent
 from storage.settings import Settings
 from storage.tables.table import StoredTable
 from worker.training.assignment import Assignment
-from worker.training.run import Workplace, run_attempt
+from worker.training.run import run_attempts
+from worker.training.workplace import Workplace
 
 RECIPE = {
     "method": "prefix-tuning", "num_virtual_tokens": 4, "learning_rate": 0.05, "max_steps": 8, "batch_size": 4,
@@ -87,7 +88,7 @@ class Role:
 
     def run(self) -> Job:
         assignment = self.claim()
-        run_attempt(self.workplace, assignment)
+        run_attempts(self.workplace, [assignment])
         return self.job(assignment.job_id)
 
     def job(self, job_id: str) -> Job:

@@ -1,8 +1,8 @@
-"""The trainer role: runs the jobs that it is told to, one base model at a time, and exits.
+"""The trainer role: runs the jobs that it is told to, those over one base model in one pass, and exits.
 
 `python -m worker.trainer --assign JOB:ATTEMPT [JOB:ATTEMPT …]`. Without `--assign` it does its imports, reports that it
-is ready, and waits for one line of assignments on stdin. On SIGTERM it writes a checkpoint, gives its job back to the
-queue and exits with 0.
+is ready, and waits for one line of assignments on stdin. On SIGTERM it writes a checkpoint of each job, gives them back
+to the queue and exits with 0.
 """
 
 import argparse
@@ -11,15 +11,17 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from types import FrameType
 
 from storage.artifacts import ArtifactStore
 from storage.database import open_database
 from storage.errors import StudioError
-from storage.logs import log_job, set_up_logging
+from storage.logs import set_up_logging
 from storage.settings import read_settings
 from worker.training.assignment import Assignment
-from worker.training.run import Workplace, run_attempt
+from worker.training.run import run_attempts
+from worker.training.workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -63,21 +65,28 @@ def main(arguments: list[str] | None = None) -> int:
     except (StudioError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    for assignment in assignments:
-        _write_to_run_folder(workplace.store, assignment)
-        with log_job(assignment.job_id):
-            run_attempt(workplace, assignment)
+    if assignments:
+        _write_to_run_folders(workplace.store, assignments)
+        run_attempts(workplace, assignments)
     return 0
 
 
-def _write_to_run_folder(store: ArtifactStore, assignment: Assignment) -> None:
-    """Sends everything that this process prints, libraries included, to a file beside the job's checkpoints."""
-    path = store.run_folder(assignment.job_id, assignment.attempt) / LOG_NAME
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def _write_to_run_folders(store: ArtifactStore, assignments: Sequence[Assignment]) -> None:
+    """Sends everything that this process prints, libraries included, to a file beside the jobs' checkpoints.
+
+    Jobs of one process share one file, which stands in each of their folders and goes with the last of them.
+    """
+    first, *others = [store.run_folder(each.job_id, each.attempt) / LOG_NAME for each in assignments]
+    descriptor = os.open(first, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(descriptor, stream.fileno())
     os.close(descriptor)
+    for path in others:
+        try:
+            os.link(first, path)
+        except OSError as error:
+            logger.warning("%s has no log of its own (%s); see %s", path.parent.name, error.strerror, first)
 
 
 if __name__ == "__main__":

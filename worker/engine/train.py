@@ -103,6 +103,9 @@ def train_together(
     while courses:
         requests: dict[int, list[Share]] = {}
         for index, course in list(courses.items()):
+            if controls[index].leave_requested:
+                del courses[index]
+                continue
             shares = yield from _events_until_pass(index, course, controls[index], results.get(index))
             if shares is None:
                 del courses[index]
@@ -161,8 +164,6 @@ def _events_until_pass(
     index: int, course: Course, control: Control, result: PassResult | None
 ) -> Generator[tuple[int, Event], None, list[Share] | None]:
     """Passes on the events of a training until it waits for a pass; None once it has ended or left."""
-    if control.leave_requested:
-        return None
     try:
         item = next(course) if result is None else course.send(result)
         while not isinstance(item, list):

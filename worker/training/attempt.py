@@ -1,15 +1,14 @@
 """What one attempt does: read, load, encode, measure, train, compare, publish; it can be ended between two steps."""
 
 import enum
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from storage.artifacts import ArtifactStore
 from storage.database import Database
-from storage.disk import DiskFullError
-from storage.errors import BusyError, ConflictError
+from storage.errors import ConflictError
+from storage.jobs import get_job
 from storage.queue import Lease
 from storage.settings import Settings
 from worker.engine.bank import PrefixBank
@@ -17,12 +16,15 @@ from worker.engine.base import LoadedBase, weights_hash
 from worker.engine.checkpoint import TrainingState
 from worker.engine.errors import ContextOverflowError
 from worker.engine.evaluate import evaluate
-from worker.engine.events import Checkpointed, Finished
+from worker.engine.events import Checkpointed, Event, Failed, Finished
 from worker.engine.prompt_tuning import load_bank
-from worker.engine.train import Control, train
-from worker.training.checkpoints import Checkpoints
+from worker.engine.train import Control
+from worker.engine.training import Training
+from worker.training.bases import Bases
+from worker.training.checkpoints import Checkpoints, unlike
 from worker.training.comparison import compare
-from worker.training.inputs import Inputs, Task, encode, load_task_base, read_task
+from worker.training.inputs import Inputs, Task, encode, read_task
+from worker.training.keeper import Keeper
 from worker.training.progress import Follower
 from worker.training.publish import Publication, publish
 from worker.training.recorder import Recorder
@@ -48,11 +50,12 @@ class Prepared:
     samples: Samples
     hash_before: str
     measured: dict[str, Any]
-    resume: TrainingState | None
 
 
 class Attempt:
-    """One attempt of a job.
+    """One attempt of a job. It is prepared, hears the events of its training, and is ended by an outcome of either.
+
+    The training itself belongs to whoever drives it (`together`), because several attempts may share one pass.
 
     Args:
         settings: Where the caches lie, and how often to write a checkpoint.
@@ -61,6 +64,9 @@ class Attempt:
         lease: The attempt's right to write.
         recorder: Writes progress.
         wish: Asked between steps; None lets the attempt go on.
+
+    Attributes:
+        control: What the training is asked for between steps.
     """
 
     def __init__(
@@ -72,57 +78,61 @@ class Attempt:
         recorder: Recorder,
         wish: Callable[[], Outcome | None],
     ) -> None:
+        self.control = Control()
         self._settings = settings
         self._database = database
         self._store = store
         self._lease = lease
         self._recorder = recorder
         self._wish = wish
-        self.checkpoints = Checkpoints(database, store, lease)
+        self._checkpoints = Checkpoints(database, store, lease)
 
-    def run(self) -> Outcome:
-        """Does all of it.
+    @property
+    def base(self) -> LoadedBase:
+        """The base that it trains on, once it is prepared."""
+        return self._prepared.base
+
+    @property
+    def training(self) -> Training:
+        """What the engine is asked for."""
+        inputs = self._prepared.inputs
+        return Training(inputs.train, inputs.validation, inputs.recipe, inputs.init_ids)
+
+    def share(self, num_jobs: int) -> None:
+        """Says that the training shares its pass, and so its time, with other jobs."""
+        self._prepared.measured["jobs_in_pass"] = num_jobs
+        self._recorder.progress(metrics={"jobs_in_pass": num_jobs})
+        self._recorder.log(
+            f"Training in one pass with {num_jobs - 1} more of the jobs that waited for this base model."
+        )
+
+    def begin(self) -> TrainingState | None:
+        """The state that the training goes on from; None where it starts from its beginning.
+
+        After a pass that broke off this is called again, and gives the last state that the attempt was told.
+        """
+        self._recorder.flush()
+        with self._database.read() as session:
+            metrics = get_job(session, self._lease.job_id).metrics
+        self._follower = Follower(self._recorder, self.base, metrics)
+        return self._keeper.latest or self._resume
+
+    def prepare(self, bases: Bases) -> Outcome | None:
+        """Gets everything ready for the training, or ends the attempt.
+
+        Args:
+            bases: Loads the base, or has it already.
 
         Raises:
-            StudioError: Something that it needs is gone, or there is no room.
-            EngineError: The base, the recipe or the rows are refused, or the training failed.
+            StudioError: Something that it needs is gone.
+            EngineError: The base, the recipe or the rows are refused.
             LeaseLostError: Another attempt owns the job.
         """
-        prepared = self._prepare()
-        if isinstance(prepared, Outcome):
-            return prepared
-        follower = Follower(self._recorder, prepared.base, prepared.task.job.metrics)
-        keeper = _Keeper(self.checkpoints, self._recorder, prepared, self._settings.checkpoint_every_s)
-        finished = self._train(prepared, follower, keeper)
-        if isinstance(finished, Outcome):
-            return finished
-        self._recorder.stage("Writing sample answers")
-        bank = load_bank(prepared.base, [finished.prefix])
-        rows = prepared.samples.answer(bank)
-        metrics = {**prepared.measured, **follower.final_metrics(finished), **self._proof(prepared)}
-        self._recorder.progress(metrics={**metrics, "samples": rows}, step=finished.num_steps, eta_s=0.0)
-        self._recorder.add("samples", {"rows": rows}, finished.best_step)
-        metrics["evaluation"] = self._compare(prepared, finished, bank, metrics["train_s"])
-        if (wish := self._unless_kept()) is not None:
-            if wish is not Outcome.DISCARDED:
-                keeper.write_latest()
-            return wish
-        self._recorder.stage("Publishing the prefix")
-        publication = Publication(prepared.task, prepared.inputs, finished, metrics, rows)
-        publish(self._database, self._store, self._lease, publication)
-        return Outcome.PUBLISHED
-
-    def _prepare(self) -> Prepared | Outcome:
         self._recorder.stage("Reading the examples")
         task = read_task(self._settings, self._database, self._store, self._lease.job_id)
-        resume = self.checkpoints.latest(task.fingerprint)
+        state = self._checkpoints.latest(task.fingerprint)
         self._recorder.stage("Loading the base model")
-        began = time.monotonic()
-        base = load_task_base(task)
-        self._recorder.log(
-            f"{task.base_model.name} is loaded in {time.monotonic() - began:.1f} s: {base.num_parameters:,} "
-            f"parameters, {base.number_format} on {base.device.type}."
-        )
+        base = bases.load(task, self._recorder)
         if (wish := self._unless_kept()) is not None:
             return wish
         self._recorder.stage("Turning rows into tokens")
@@ -132,7 +142,71 @@ class Attempt:
         self._recorder.stage("Measuring the base model")
         measured = self._measure(task, base, inputs)
         samples = Samples(base, inputs.rendering, inputs.validation_rows)
-        return self._unless_kept() or Prepared(task, base, inputs, samples, weights_hash(base.model), measured, resume)
+        self._prepared = Prepared(task, base, inputs, samples, weights_hash(base.model), measured)
+        self._resume = self._fitting(state)
+        every_s = self._settings.checkpoint_every_s
+        self._keeper = Keeper(self._checkpoints, self._recorder, samples, task.fingerprint, every_s)
+        return self._unless_kept()
+
+    def hear(self, event: Event) -> Outcome | None:
+        """Notes an event of the training; an outcome ends the attempt, which then wants no further event.
+
+        Raises:
+            StudioError: Something that it needs is gone, or there is no room.
+            EngineError: The training failed.
+            LeaseLostError: Another attempt owns the job.
+        """
+        self._follower.hear(event)
+        if isinstance(event, Failed):
+            raise event.error
+        if isinstance(event, Finished):
+            return self._finish(event)
+        wish = self._wish()
+        if wish is Outcome.DISCARDED:
+            return wish
+        is_leaving = wish in (Outcome.PAUSED, Outcome.RELEASED)
+        if is_leaving and isinstance(event, Checkpointed):
+            self._keeper.write(event.state)
+            self._recorder.flush()
+            return wish
+        self.control.stop_requested = wish is Outcome.PUBLISHED
+        self.control.checkpoint_requested = is_leaving or self._keeper.is_due()
+        if isinstance(event, Checkpointed):
+            self._keeper.keep(event)
+        return None
+
+    def _finish(self, finished: Finished) -> Outcome:
+        """From the trained prefix to its publication."""
+        prepared = self._prepared
+        self._recorder.stage("Writing sample answers")
+        bank = load_bank(prepared.base, [finished.prefix])
+        rows = prepared.samples.answer(bank)
+        metrics = {**prepared.measured, **self._follower.final_metrics(finished), **self._proof(prepared)}
+        self._recorder.progress(metrics={**metrics, "samples": rows}, step=finished.num_steps, eta_s=0.0)
+        self._recorder.add("samples", {"rows": rows}, finished.best_step)
+        metrics["evaluation"] = self._compare(prepared, finished, bank, metrics["train_s"])
+        if (wish := self._unless_kept()) is not None:
+            if wish is not Outcome.DISCARDED:
+                self._keeper.write_latest()
+            return wish
+        self._recorder.stage("Publishing the prefix")
+        publication = Publication(prepared.task, prepared.inputs, finished, metrics, rows)
+        publish(self._database, self._store, self._lease, publication)
+        return Outcome.PUBLISHED
+
+    def _fitting(self, state: TrainingState | None) -> TrainingState | None:
+        """A state of this very training, or None: one of other settings or rows is never mixed with these."""
+        for message in self._checkpoints.passed_over:
+            self._recorder.log(message, level="warning")
+        reason = "none that can be read is left" if self._checkpoints.passed_over else None
+        if state is not None:
+            reason = unlike(state.progress, self.base, self.training)
+        if reason is None:
+            return state
+        self._recorder.log(
+            f"The training does not go on from its checkpoint but begins anew: {reason}.", level="warning"
+        )
+        return None
 
     def _measure(self, task: Task, base: LoadedBase, inputs: Inputs) -> dict[str, Any]:
         """The written instruction's loss, and what the recipe came to; the base's own loss comes with the training."""
@@ -155,36 +229,6 @@ class Attempt:
                 self._recorder.log(f"With {words} in front no validation row fits into the context.")
         self._recorder.progress(metrics=measured)
         return measured
-
-    def _train(self, prepared: Prepared, follower: Follower, keeper: "_Keeper") -> Finished | Outcome:
-        inputs, control = prepared.inputs, Control()
-        events = train(
-            prepared.base,
-            inputs.train,
-            inputs.validation,
-            inputs.recipe,
-            init_ids=inputs.init_ids,
-            control=control,
-            resume=prepared.resume,
-        )
-        for event in events:
-            follower.hear(event)
-            if isinstance(event, Finished):
-                return event
-            wish = self._wish()
-            if wish is Outcome.DISCARDED:
-                _close(events)
-                return wish
-            if wish in (Outcome.PAUSED, Outcome.RELEASED) and isinstance(event, Checkpointed):
-                keeper.write(event.state)
-                self._recorder.flush()
-                _close(events)
-                return wish
-            control.stop_requested = wish is Outcome.PUBLISHED
-            control.checkpoint_requested = wish in (Outcome.PAUSED, Outcome.RELEASED) or keeper.is_due()
-            if isinstance(event, Checkpointed):
-                keeper.keep(event)
-        raise AssertionError("a training ends with Finished")
 
     def _compare(self, prepared: Prepared, finished: Finished, bank: PrefixBank, train_s: float) -> dict[str, Any]:
         """The verdict on held-out rows; whoever has stopped the training already is not kept from it."""
@@ -219,49 +263,3 @@ class Attempt:
         """A wish that ends the attempt before its training; one to keep waits until there is something to keep."""
         wish = self._wish()
         return None if wish is Outcome.PUBLISHED else wish
-
-
-class _Keeper:
-    """Writes a checkpoint every now and then, and shows what the prefix answers by now."""
-
-    def __init__(self, checkpoints: Checkpoints, recorder: Recorder, prepared: Prepared, every_s: float) -> None:
-        self._checkpoints = checkpoints
-        self._recorder = recorder
-        self._samples = prepared.samples
-        self._base_fingerprint = prepared.task.fingerprint
-        self._every_s = every_s
-        self._kept_at = time.monotonic()
-        self._latest: TrainingState | None = None
-
-    def is_due(self) -> bool:
-        """Whether the last checkpoint is old enough for the next one."""
-        return time.monotonic() - self._kept_at > self._every_s
-
-    def keep(self, event: Checkpointed) -> None:
-        """Writes the state where one is due, and answers the samples where that takes little time."""
-        self._latest = event.state
-        if self.is_due():
-            self.write(event.state)
-        if event.state.progress.evaluated_step == event.step and self._samples.is_affordable():
-            rows = self._samples.answer_with(event.state)
-            self._recorder.add("samples", {"rows": rows}, event.step)
-            self._recorder.progress(metrics={"samples": rows})
-
-    def write_latest(self) -> None:
-        """Writes the last state, so that an attempt that is ended after its training goes on behind it."""
-        if self._latest is not None:
-            self.write(self._latest)
-            self._recorder.flush()
-
-    def write(self, state: TrainingState) -> None:
-        """Writes the state; a full disk or a busy database is told, and the checkpoint before it stands."""
-        try:
-            self._checkpoints.write(state, self._base_fingerprint)
-        except (BusyError, DiskFullError) as error:
-            self._recorder.log(f"This checkpoint is left out: {error.message}", level="warning")
-        self._kept_at = time.monotonic()
-
-
-def _close(events: object) -> None:
-    if isinstance(events, Generator):
-        events.close()

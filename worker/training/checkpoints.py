@@ -1,7 +1,6 @@
 """Checkpoints of a job: written whole, written down, read back from the latest that is sound."""
 
 import hashlib
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from storage.database import Database
 from storage.disk import DiskFullError, refusing_full_disk
 from storage.errors import BusyError, ConflictError
 from storage.queue import Lease
+from worker.engine.base import LoadedBase
 from worker.engine.checkpoint import (
     UNFINISHED,
     DamagedCheckpointError,
@@ -18,8 +18,8 @@ from worker.engine.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-
-logger = logging.getLogger(__name__)
+from worker.engine.progress import Progress
+from worker.engine.training import Training, fitting_rows
 
 KEPT = 2
 """The latest, and the one before it should a byte of the latest turn."""
@@ -34,12 +34,16 @@ class Checkpoints:
         database: The open database.
         store: Holds the folders of the runs.
         lease: The attempt.
+
+    Attributes:
+        passed_over: Why later checkpoints were not taken, one sentence each, once `latest` has looked.
     """
 
     def __init__(self, database: Database, store: ArtifactStore, lease: Lease) -> None:
         self._database = database
         self._store = store
         self._lease = lease
+        self.passed_over: list[str] = []
 
     def write(self, state: TrainingState, base_fingerprint: str) -> int:
         """Writes a state and returns its size in bytes; where that fails, the checkpoint before it is untouched.
@@ -89,7 +93,7 @@ class Checkpoints:
             try:
                 state = read_checkpoint(path)
             except DamagedCheckpointError as error:
-                logger.warning("%s", error.message)
+                self.passed_over.append(error.message)
                 continue
             _refuse_other_base(state.progress.base_fingerprint, base_fingerprint)
             return state
@@ -113,6 +117,24 @@ class Checkpoints:
             for folder in self._store.run_folders(self._lease.job_id)
             for path in sorted(folder.glob(PATTERN), reverse=True)
         ]
+
+
+def unlike(progress: Progress, base: LoadedBase, training: Training) -> str | None:
+    """How a state differs from the training that would go on from it, to follow a colon; None where it does not.
+
+    Settings differ where a newer version of the app chooses them otherwise, or knows more of them.
+
+    Raises:
+        ContextOverflowError: No training row fits into the context.
+    """
+    before, now = dict(progress.recipe), training.recipe.to_dict()
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if changed:
+        return f"it was made with other settings ({', '.join(changed)})"
+    num_train = len(fitting_rows(base, training).train)
+    if progress.num_train != num_train:
+        return f"it was made of {progress.num_train:,} training rows, and {num_train:,} fit into the context now"
+    return None
 
 
 def _marked(state: TrainingState, base_fingerprint: str) -> TrainingState:
