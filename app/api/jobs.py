@@ -20,7 +20,21 @@ def _context(request: Request) -> AppContext:
 Context = Annotated[AppContext, Depends(_context)]
 
 
-class JobRequest(BaseModel):
+class Start(BaseModel):
+    """When a job starts; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Literal[-1, 0, 1] | None = Field(None, description="1 starts first, -1 last; 0 by default.")
+    starts_after: str | None = Field(
+        None, description="Id of a job that has to end before this one starts; null lets it start without waiting."
+    )
+    starts_when: Literal["ended", "succeeded", "failed"] | None = Field(
+        None, description="How that job has to end; however it does by default. Discarding it is no failure."
+    )
+
+
+class JobRequest(Start):
     """A training that is asked for."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +55,7 @@ class JobRequest(BaseModel):
     )
 
 
-class Changes(BaseModel):
+class Changes(Start):
     """What a copy has otherwise."""
 
     model_config = ConfigDict(extra="forbid")
@@ -85,6 +99,12 @@ def summary(context: Context, order: JobRequest) -> dict[str, Any]:
 def listing(context: Context) -> list[dict[str, Any]]:
     """Jobs in every state."""
     return jobs.listing(context)
+
+
+@router.patch("/{job_id}", summary="Change when it starts")
+def change(context: Context, job_id: str, order: Start) -> dict[str, Any]:
+    """Only while it waits or is paused; nothing of a running job is changed."""
+    return jobs.change(context, job_id, order.model_dump(exclude_unset=True))
 
 
 @router.get("/{job_id}", summary="One job")

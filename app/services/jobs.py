@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.context import AppContext
+from app.services import start_order
 from app.services.dataset_body import data_source
 from app.services.job_bodies import event_body, job_body, log_lines_of
 from app.services.outlook import outlook
@@ -13,10 +14,12 @@ from app.services.preflight import RENDERINGS, plan, refuse_misfit
 from storage import jobs as stored
 from storage import order
 from storage.checkpoints import list_checkpoints
+from storage.database import Session
 from storage.datasets import get_version
 from storage.history import loss_history, recent_events
 from storage.names import numbered
 from storage.schema.job import Job, JobStatus
+from storage.starts import waits_of
 
 MAX_LOG_LINES = 500
 
@@ -26,7 +29,7 @@ def submit(context: AppContext, body: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         context: The open stores.
-        body: `dataset_id`, `base_model`, and if given `method`, `name`, `recipe`.
+        body: `dataset_id`, `base_model`, and if given `method`, `name`, `recipe`, and `start_order.FIELDS`.
 
     Returns:
         The job, as `describe` gives it.
@@ -35,6 +38,7 @@ def submit(context: AppContext, body: dict[str, Any]) -> dict[str, Any]:
         StudioError: It cannot succeed, and why.
         EngineError: The same, for its recipe and the kind of model.
     """
+    wishes, body = start_order.split(body)
     planned = plan(context, body)
     refuse_misfit(planned)
     with context.database.write() as session:
@@ -47,6 +51,7 @@ def submit(context: AppContext, body: dict[str, Any]) -> dict[str, Any]:
             rendering=planned.rendering,
         )
         job.max_steps = planned.recipe.max_steps or 0
+        start_order.apply(session, job.id, wishes)
     return describe(context, job.id)
 
 
@@ -77,8 +82,8 @@ def describe(context: AppContext, job_id: str) -> dict[str, Any]:
     with context.database.read() as session:
         job = stored.get_job(session, job_id)
         named = data_source(get_version(session, job.dataset_version_id) if job.dataset_version_id else None)
-        queue = [each.id for each in stored.queued_jobs(session)]
-    body = job_body(job, queue)
+        queue, waits = _queue(session), waits_of(session, [job])
+    body = job_body(job, queue) | start_order.start_body(job, waits.get(job_id))
     samples = body["metrics"].pop("samples", [])
     return {**body, **named, "samples": samples, "recipe": job.recipe, "rendering": job.rendering}
 
@@ -87,8 +92,8 @@ def listing(context: AppContext) -> list[dict[str, Any]]:
     """Every job, the newest first."""
     with context.database.read() as session:
         jobs = stored.list_jobs(session)
-        queue = [each.id for each in stored.queued_jobs(session)]
-    bodies = [job_body(job, queue, with_rows=False) for job in jobs]
+        queue, waits = _queue(session), waits_of(session, jobs)
+    bodies = [job_body(job, queue, with_rows=False) | start_order.start_body(job, waits.get(job.id)) for job in jobs]
     for body in bodies:
         body["metrics"].pop("samples", None)
     return bodies
@@ -125,14 +130,19 @@ def duplicate(context: AppContext, job_id: str, changes: dict[str, Any] | None =
     Args:
         context: The open stores.
         job_id: The other job, in whatever state; it stays as it is.
-        changes: What differs: `name`, `base_model`, `method`, `recipe` (single settings), `rendering`.
+        changes: What differs: `name`, `base_model`, `method`, `recipe` (single settings), `rendering`; and when it
+            starts, see `start_order.FIELDS`.
 
     Raises:
         StudioError: It cannot succeed so, and why.
         EngineError: The same, for its recipe and the kind of model.
     """
+    wishes, changes = start_order.split(changes or {})
     if not changes:
-        return _change(context, job_id, stored.duplicate_job)
+        with context.database.write() as session:
+            copy = stored.duplicate_job(session, job_id)
+            start_order.apply(session, copy.id, wishes)
+        return describe(context, copy.id)
     with context.database.read() as session:
         job = stored.get_job(session, job_id)
         version = get_version(session, stored.require_dataset(job))
@@ -143,7 +153,23 @@ def duplicate(context: AppContext, job_id: str, changes: dict[str, Any] | None =
     if job.rendering.get("kind") in RENDERINGS:
         kept["rendering"] = job.rendering["kind"]
     source = {"dataset_id": version.dataset_id, "version_id": version.id}
-    return submit(context, {**kept, **changes, **source, "recipe": recipe})
+    return submit(context, {**kept, **changes, **source, **wishes, "recipe": recipe})
+
+
+def change(context: AppContext, job_id: str, wishes: dict[str, Any]) -> dict[str, Any]:
+    """Changes when a job that waits or is paused starts.
+
+    Args:
+        context: The open stores.
+        job_id: The job.
+        wishes: Any of `start_order.FIELDS`.
+
+    Raises:
+        StudioError: It runs or has ended, or could never start so.
+    """
+    with context.database.write() as session:
+        start_order.apply(session, job_id, wishes)
+    return describe(context, job_id)
 
 
 def move(context: AppContext, job_id: str, place: int) -> dict[str, Any]:
@@ -210,6 +236,13 @@ def log_lines(context: AppContext, job_id: str) -> list[str]:
         found = recent_events(session, job_id, ("log", "state"), MAX_LOG_LINES)
     lines = [line for event in found for line in log_lines_of(event)]
     return lines[-MAX_LOG_LINES:]
+
+
+def _queue(session: Session) -> list[str]:
+    """Ids of the jobs whose turn comes by itself, in their order."""
+    queued = stored.queued_jobs(session)
+    waits = waits_of(session, queued)
+    return [job.id for job in queued if job.id not in waits or waits[job.id].is_over]
 
 
 def _change(context: AppContext, job_id: str, change: Callable[[Any, str], Job]) -> dict[str, Any]:
