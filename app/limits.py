@@ -3,6 +3,7 @@
 Gradio's own cap counts files only: one form field or JSON body of 400 MB took 1.1 GB of memory.
 """
 
+import re
 from typing import TYPE_CHECKING
 
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -18,7 +19,7 @@ MAX_BODY_BYTES = 8_000_000
 MAX_FIELD_BYTES = 1_000_000
 MULTIPART_SLACK_BYTES = 1_000_000
 
-UPLOAD_PATHS = ("/api/v1/datasets", "/api/v1/prefixes", "/gradio_api/upload")
+UPLOAD_PATHS = re.compile(r"/api/v1/datasets|/api/v1/prefixes(/\w+/answers)?|/gradio_api/upload")
 
 
 class BodyTooLargeError(Exception):
@@ -43,7 +44,7 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        fields = FieldWatch.of(headers) if scope["path"].rstrip("/") in UPLOAD_PATHS else None
+        fields = FieldWatch.of(headers) if UPLOAD_PATHS.fullmatch(scope["path"].rstrip("/")) else None
         # Only files go to disk as they come; a body of any other kind would stand in memory.
         cap = MAX_BODY_BYTES if fields is None else self.max_upload_bytes + MULTIPART_SLACK_BYTES
         declared = headers.get("content-length", "")

@@ -13,11 +13,9 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.attachment import attachment
+from app.api.received import json_object, kept_privately
 from app.context import AppContext
 from app.services import dataset_files, dataset_repairs, datasets, lengths, reading
-from storage.disk import refusing_full_disk
-from storage.errors import InvalidInputError, TooLargeError
-from storage.quotes import quoted
 
 router = APIRouter(prefix="/datasets", tags=["Datasets"])
 
@@ -91,8 +89,8 @@ def upload(
     name: Annotated[str | None, Form(description="Name of the dataset; that of the file by default.")] = None,
 ) -> dict[str, Any]:
     """Reads it, guesses the prompt and the answer, and says what is odd about its rows."""
-    known, reading = _json_object("mapping", mapping), _json_object("options", options)
-    with _kept_privately(context, file) as files:
+    known, reading = json_object("mapping", mapping), json_object("options", options)
+    with kept_privately(context, file) as files:
         return datasets.upload(context, files, known, name=name, options=reading)
 
 
@@ -157,43 +155,3 @@ def download(
 def remove(context: Context, dataset_id: str) -> dict[str, Any]:
     """With all its versions. Refused while an unfinished job needs it."""
     return datasets.remove(context, dataset_id)
-
-
-def _json_object(name: str, text: str | None) -> dict[str, Any] | None:
-    if text is None or not text.strip():
-        return None
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"The field {quoted(name)} is not valid JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise InvalidInputError(f"The field {quoted(name)} is {quoted(text[:60])}; expected a JSON object.")
-    return value
-
-
-@contextmanager
-def _kept_privately(context: AppContext, uploads: Sequence[UploadFile]) -> Iterator[list[tuple[str, Path]]]:
-    """Copies what was sent to a private folder, no more than the cap; the folder goes when the block ends."""
-    folder = Path(tempfile.mkdtemp(prefix="sent-", dir=datasets.uploads_folder(context)))
-    try:
-        left_bytes = context.settings.max_upload_bytes
-        files = []
-        for number, upload in enumerate(uploads):
-            path = folder / str(number)
-            with refusing_full_disk("receiving the upload"), path.open("wb") as target:
-                while chunk := upload.file.read(CHUNK_BYTES):
-                    left_bytes -= len(chunk)
-                    if left_bytes < 0:
-                        raise _too_large(context.settings.max_upload_bytes)
-                    target.write(chunk)
-            files.append((upload.filename or f"file {number + 1}", path))
-        yield files
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _too_large(cap: int) -> TooLargeError:
-    return TooLargeError(
-        f"The upload is larger than {cap / 1e6:,.0f} MB, which is the most that is taken. "
-        "Upload fewer rows, or the same table as Parquet."
-    )

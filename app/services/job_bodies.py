@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from app.services import verdict
+from storage.schema.answering import Answering
 from storage.schema.job import Job, JobEvent
 
 
@@ -17,6 +18,7 @@ def job_body(job: Job, queue: list[str], *, with_rows: bool = True) -> dict[str,
     """
     return {
         "id": job.id,
+        "kind": job.kind.value,
         "name": job.name,
         "status": job.status.value,
         "stage": job.stage,
@@ -35,6 +37,23 @@ def job_body(job: Job, queue: list[str], *, with_rows: bool = True) -> dict[str,
         "created_at": _moment(job.created_at),
         "started_at": _moment(job.started_at),
         "finished_at": _moment(job.finished_at),
+    }
+
+
+def answers_body(answering: Answering) -> dict[str, Any]:
+    """What a job of the kind `answering` works on; `download` is None until there are answers."""
+    address = f"/api/v1/prefixes/{answering.prefix_id}/answers/{answering.job_id}/download"
+    return {
+        "prefix_id": answering.prefix_id,
+        "prefix_name": answering.prefix_name,
+        "uses_prefix": answering.uses_prefix,
+        "file_name": answering.file_name,
+        "num_rows": answering.num_rows,
+        "columns": answering.columns,
+        "mapping": answering.mapping,
+        "settings": answering.settings,
+        "answer_column": answering.answer_column,
+        "download": address if answering.result_hash else None,
     }
 
 
