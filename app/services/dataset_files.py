@@ -1,7 +1,5 @@
 """Files of a dataset: what was uploaded, kept for a while so that it can be read anew, and its rows as CSV."""
 
-import csv
-import io
 import json
 import os
 import shutil
@@ -11,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from app.context import AppContext
+from app.services.csv_rows import csv_chunks
 from app.services.dataset_order import work_folder
 from storage import datasets as stored
 from storage.errors import ConflictError, NotFoundError
 from storage.quotes import quoted
 from storage.rows import stored_path
 from storage.schema.dataset import Dataset, DatasetVersion
-from storage.tables.view import iterate_columns
 
 STALE_AFTER_S = 3600.0
 NAMES = "names.json"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def keep_upload(context: AppContext, dataset_id: str, files: Sequence[tuple[str, Path]], options: Any) -> None:
@@ -107,7 +104,7 @@ def csv_file(
     stem = dataset.name.removesuffix(".gz").rsplit(".", 1)[0] or "table"
     ending = f"-{part}" if len(parts) > 1 else ""
     path = stored_path(context.store, parts[part])
-    return f"{stem}-v{version.number}{ending}.csv", _csv_chunks(path, version.columns, for_spreadsheets)
+    return f"{stem}-v{version.number}{ending}.csv", csv_chunks(path, version.columns, for_spreadsheets=for_spreadsheets)
 
 
 def version_of(context: AppContext, dataset_id: str, number: int | None) -> tuple[Dataset, DatasetVersion]:
@@ -123,22 +120,6 @@ def version_of(context: AppContext, dataset_id: str, number: int | None) -> tupl
     if chosen is None:
         raise NotFoundError(f"There is no version {number} of this dataset; it has 1 to {latest.number}.")
     return dataset, chosen
-
-
-def _csv_chunks(path: Path, columns: Sequence[str], for_spreadsheets: bool) -> Iterator[bytes]:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(map(_inert, columns) if for_spreadsheets else columns)
-    for batch in iterate_columns(path, columns):
-        rows = zip(*batch, strict=True)
-        writer.writerows([list(map(_inert, row)) for row in rows] if for_spreadsheets else rows)
-        yield text.getvalue().encode()
-        text.seek(0)
-        text.truncate()
-
-
-def _inert(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(FORMULA_STARTS) else cell
 
 
 def _raw_folder(context: AppContext, dataset_id: str) -> Path:
