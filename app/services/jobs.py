@@ -1,6 +1,6 @@
 """Jobs as REST and the page speak of them: submitted, followed, stopped, deleted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,19 @@ from typing import Any
 from app.context import AppContext
 from app.services import start_order
 from app.services.dataset_body import data_source
-from app.services.job_bodies import event_body, job_body, log_lines_of
+from app.services.job_bodies import answers_body, event_body, job_body, log_lines_of
 from app.services.outlook import outlook
 from app.services.preflight import RENDERINGS, plan, refuse_misfit
 from storage import jobs as stored
 from storage import order
+from storage.answerings import answerings_of, duplicate_answering
 from storage.checkpoints import list_checkpoints
 from storage.database import Session
 from storage.datasets import get_version
+from storage.errors import ConflictError
 from storage.history import loss_history, recent_events
 from storage.names import numbered
-from storage.schema.job import Job, JobStatus
+from storage.schema.job import Job, JobKind, JobStatus
 from storage.starts import waits_of
 
 MAX_LOG_LINES = 500
@@ -83,7 +85,8 @@ def describe(context: AppContext, job_id: str) -> dict[str, Any]:
         job = stored.get_job(session, job_id)
         named = data_source(get_version(session, job.dataset_version_id) if job.dataset_version_id else None)
         queue, waits = _queue(session), waits_of(session, [job])
-    body = job_body(job, queue) | start_order.start_body(job, waits.get(job_id))
+        works_on = _answers_bodies(session, [job]).get(job_id, {})
+    body = job_body(job, queue) | start_order.start_body(job, waits.get(job_id)) | works_on
     samples = body["metrics"].pop("samples", [])
     return {**body, **named, "samples": samples, "recipe": job.recipe, "rendering": job.rendering}
 
@@ -93,9 +96,11 @@ def listing(context: AppContext) -> list[dict[str, Any]]:
     with context.database.read() as session:
         jobs = stored.list_jobs(session)
         queue, waits = _queue(session), waits_of(session, jobs)
+        works_on = _answers_bodies(session, jobs)
     bodies = [job_body(job, queue, with_rows=False) | start_order.start_body(job, waits.get(job.id)) for job in jobs]
     for body in bodies:
         body["metrics"].pop("samples", None)
+        body |= works_on.get(body["id"], {})
     return bodies
 
 
@@ -140,11 +145,13 @@ def duplicate(context: AppContext, job_id: str, changes: dict[str, Any] | None =
     wishes, changes = start_order.split(changes or {})
     if not changes:
         with context.database.write() as session:
-            copy = stored.duplicate_job(session, job_id)
+            copy = _copied(session, job_id)
             start_order.apply(session, copy.id, wishes)
         return describe(context, copy.id)
     with context.database.read() as session:
         job = stored.get_job(session, job_id)
+        if job.kind is JobKind.ANSWERING:
+            raise ConflictError(f"{job.name!r} answers a table, so a copy changes nothing. Send the table again instead.")
         version = get_version(session, stored.require_dataset(job))
     recipe = {**job.recipe, **changes.get("recipe", {})}
     if "method" in changes:
@@ -243,6 +250,17 @@ def _queue(session: Session) -> list[str]:
     queued = stored.queued_jobs(session)
     waits = waits_of(session, queued)
     return [job.id for job in queued if job.id not in waits or waits[job.id].is_over]
+
+
+def _copied(session: Session, job_id: str) -> Job:
+    is_answering = stored.get_job(session, job_id).kind is JobKind.ANSWERING
+    return duplicate_answering(session, job_id) if is_answering else stored.duplicate_job(session, job_id)
+
+
+def _answers_bodies(session: Session, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """What jobs that answer tables say besides, by their ids."""
+    found = answerings_of(session, [job.id for job in jobs if job.kind is JobKind.ANSWERING])
+    return {job_id: {"answers": answers_body(answering)} for job_id, answering in found.items()}
 
 
 def _change(context: AppContext, job_id: str, change: Callable[[Any, str], Job]) -> dict[str, Any]:
