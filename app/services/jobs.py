@@ -151,7 +151,9 @@ def duplicate(context: AppContext, job_id: str, changes: dict[str, Any] | None =
     with context.database.read() as session:
         job = stored.get_job(session, job_id)
         if job.kind is JobKind.ANSWERING:
-            raise ConflictError(f"{job.name!r} answers a table, so a copy changes nothing. Send the table again instead.")
+            raise ConflictError(
+                f"{job.name!r} answers a table, and its copy takes no changes. Send the table again instead."
+            )
         version = get_version(session, stored.require_dataset(job))
     recipe = {**job.recipe, **changes.get("recipe", {})}
     if "method" in changes:
