@@ -1,9 +1,9 @@
-"""REST without the rest of the web role: the routers of base models and prefixes around one context."""
+"""REST without the rest of the web role: the routers of base models, prefixes and jobs around one context."""
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from app.api import base_models, prefixes
+from app.api import answers, base_models, jobs, prefixes
 from app.api.errors import install_error_answers
 from app.context import AppContext
 
@@ -13,6 +13,6 @@ def rest_client(context: AppContext) -> TestClient:
     app = FastAPI()
     app.state.context = context
     install_error_answers(app)
-    for module in (base_models, prefixes):
+    for module in (base_models, prefixes, answers, jobs):
         app.include_router(module.router, prefix="/api/v1")
     return TestClient(app)
