@@ -13,6 +13,8 @@ from app.context import AppContext
 from app.limits import BodyLimit
 from app.proxy import InferenceProxy, proxy_router
 from app.security import RequestGuard, ResponseHeaders
+from app.services.dataset_files import sweep_left
+from app.services.dataset_order import work_folder
 from storage.artifacts import ArtifactStore
 from storage.bases.catalog import sync_catalog
 from storage.database import open_database
@@ -39,6 +41,7 @@ def create_app(settings: Settings, *, page: bool = True) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Clients of /v1 may come before anyone has opened the list of base models.
         sync_catalog(context.database, settings)
+        sweep_left(work_folder(context))
         readers.warm_up()
         async with proxy.open():
             yield

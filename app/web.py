@@ -1,7 +1,10 @@
 """The web role: `python -m app.web` serves the page, REST and the passage to the inference role."""
 
 import logging
+import os
+import shutil
 import sys
+from pathlib import Path
 
 import uvicorn
 
@@ -21,6 +24,7 @@ def main() -> int:
     set_up_logging("web")
     try:
         settings = read_settings()
+        _keep_uploads_of_the_page(settings.home / "cache" / "page")
         app = create_app(settings)
     except StudioError as error:
         print(error.message, file=sys.stderr)
@@ -39,6 +43,13 @@ def main() -> int:
     logger.info("the web role listens on %s port %s", settings.host, settings.port)
     uvicorn.Server(config).run()
     return 0
+
+
+def _keep_uploads_of_the_page(folder: Path) -> None:
+    """Has Gradio put what the page uploads into a private folder, which is emptied of what a killed role left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Which attempts have fallen silent, judged by the clock of the process that watches them."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -101,6 +102,11 @@ class LeaseWatch:
                 if _is_still_silent(session, lease, self._silences[lease].renewals)
             ]
 
+    def answering(self) -> list[Lease]:
+        """The attempts that the last look did not find silent."""
+        silent = set(self._silent())
+        return [lease for lease in self._silences if lease not in silent]
+
     def _silent(self) -> list[Lease]:
         return [
             lease for lease, silence in self._silences.items() if silence.is_gone or silence.seconds >= self._lease_s
@@ -114,10 +120,12 @@ def hold(folder: Path) -> None:
         folder: The run folder of the attempt.
     """
     path = folder / f".{HOLD_NAME}.{os.getpid()}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    # Locked before it has its name: nobody finds it between the two. It stays open until the process ends.
-    path.replace(folder / HOLD_NAME)
+    # Where a disk takes no file or no lock, the lease alone says that the process is alive.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Locked before it has its name: nobody finds it between the two. It stays open until the process ends.
+        path.replace(folder / HOLD_NAME)
 
 
 def is_abandoned(folder: Path) -> bool:

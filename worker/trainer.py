@@ -17,6 +17,7 @@ from types import FrameType
 from storage.artifacts import ArtifactStore
 from storage.database import open_database
 from storage.errors import StudioError
+from storage.leases import hold
 from storage.logs import set_up_logging
 from storage.settings import read_settings
 from worker.training.assignment import Assignment
@@ -66,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if assignments:
+        for each in assignments:
+            hold(workplace.store.run_folder(each.job_id, each.attempt))
         _write_to_run_folders(workplace.store, assignments)
         run_attempts(workplace, assignments)
     return 0

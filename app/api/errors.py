@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
+from storage.disk import disk_full, is_full
 from storage.errors import StudioError
 from worker.engine.errors import EngineError
 
@@ -63,6 +64,9 @@ async def _answer_invalid_request(request: Request, error: Exception) -> JSONRes
 
 async def _answer_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    # A body that no temporary file has room for comes as an error of its parser.
+    if isinstance(error.__cause__, OSError) and is_full(error.__cause__):
+        return await _answer_studio_error(request, disk_full("receiving the upload"))
     messages = {
         404: f"There is nothing at {request.url.path}. The routes are listed at /docs.",
         405: f"{request.method} is not possible at {request.url.path}. The routes are listed at /docs.",

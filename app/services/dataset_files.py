@@ -19,6 +19,7 @@ from storage.schema.dataset import Dataset, DatasetVersion
 
 STALE_AFTER_S = 3600.0
 NAMES = "names.json"
+RAW_START = "raw-"
 
 
 def keep_upload(context: AppContext, dataset_id: str, files: Sequence[tuple[str, Path]], options: Any) -> None:
@@ -78,6 +79,13 @@ def sweep_uploads(folder: Path) -> None:
             continue
 
 
+def sweep_left(folder: Path) -> None:
+    """Deletes what uploads left that a killed web role had begun; called before this one takes any."""
+    for path in folder.iterdir():
+        if not path.name.startswith(RAW_START):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def csv_file(
     context: AppContext, dataset_id: str, number: int | None, part: str = "train", *, for_spreadsheets: bool = False
 ) -> tuple[str, Iterator[bytes]]:
@@ -125,7 +133,7 @@ def version_of(context: AppContext, dataset_id: str, number: int | None) -> tupl
 def _raw_folder(context: AppContext, dataset_id: str) -> Path:
     if not dataset_id.isalnum():
         raise NotFoundError(f"There is no dataset with the id {quoted(dataset_id)}.")
-    return work_folder(context) / f"raw-{dataset_id}"
+    return work_folder(context) / f"{RAW_START}{dataset_id}"
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

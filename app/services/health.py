@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from storage.disk import lack_of_room
 from storage.settings import Settings
 
 BEAT_LIMIT_S = 15.0
@@ -45,6 +46,19 @@ def roles(settings: Settings) -> dict[str, Any]:
     return {"web": {"state": "ready"}, "dispatcher": _dispatcher(settings), "inference": inference_state(settings)}
 
 
+def queue_notice(settings: Settings) -> str | None:
+    """Why no job moves on at the moment, for the people who wait for theirs; None where nothing is wrong."""
+    if fault := lack_of_room(settings):
+        return fault
+    found = _dispatcher(settings)
+    if found["state"] == "stopped":
+        return (
+            "No job starts at the moment, because the dispatcher does not answer. It is started again by itself; "
+            "if this stays here for minutes, its log says why."
+        )
+    return str(found["fault"]) if found.get("fault") else None
+
+
 def _dispatcher(settings: Settings) -> dict[str, Any]:
     try:
         told = json.loads((settings.home / "run" / "dispatcher.json").read_text())
@@ -54,7 +68,8 @@ def _dispatcher(settings: Settings) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return {"state": "stopped"}
     state = "ready" if age_s < BEAT_LIMIT_S else "stopped"
-    return {"state": state, "running": len(told.get("running") or []), "beat_age_s": round(age_s, 1)}
+    fault = {"fault": told["fault"]} if told.get("fault") else {}
+    return {"state": state, "running": len(told.get("running") or []), "beat_age_s": round(age_s, 1), **fault}
 
 
 def inference_state(settings: Settings) -> dict[str, Any]:

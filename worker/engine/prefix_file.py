@@ -291,8 +291,12 @@ def _decode(data: bytes, dtype: str) -> NDArray[np.float32]:
 def _write_whole(path: Path, data: bytes) -> None:
     """Writes under a temporary name first, so that nobody ever sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
