@@ -60,6 +60,9 @@ class FakeRole:
         body = await request.json()
         if not body["models"]:
             return JSONResponse({"error": {"message": "No model is named.", "code": "invalid_request"}}, 400)
+        if body["models"] == ["busy"]:
+            error = {"message": "50 requests already wait.", "code": "busy"}
+            return JSONResponse({"error": error}, 503, headers={"Retry-After": "2"})
         if not body.get("stream"):
             return [{"model": model, "text": "soup"} for model in body["models"]]
         return StreamingResponse(self._tokens(request, 3), media_type="text/event-stream")
@@ -124,6 +127,18 @@ def test_names_with_slashes_pass(role: FakeRole, client: TestClient) -> None:
 def test_refusal_of_the_role_passes_with_its_status(role: FakeRole, client: TestClient) -> None:
     answer = client.post("/v1/compare", json={"models": []})
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "No model is named.")
+
+
+def test_role_with_too_much_to_do_is_told_with_the_time_to_wait(
+    role: FakeRole, client: TestClient, context: AppContext
+) -> None:
+    answer = client.post("/v1/compare", json={"models": ["busy"]})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+    assert answer.json()["error"]["message"] == "50 requests already wait."
+    with pytest.raises(BusyError, match="50 requests already wait"):
+        next(compare_stream(context, {"models": ["busy"]}))
+    with pytest.raises(BusyError, match="50 requests already wait"):
+        compare(context, {"models": ["busy"]})
 
 
 def test_role_that_is_not_up_is_told_in_openai_form(client: TestClient) -> None:
