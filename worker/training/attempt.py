@@ -1,12 +1,14 @@
 """What one attempt does: read, load, encode, measure, train, compare, publish; it can be ended between two steps."""
 
 import enum
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from storage.artifacts import ArtifactStore
 from storage.database import Database
+from storage.disk import DiskFullError
 from storage.errors import ConflictError
 from storage.jobs import get_job
 from storage.queue import Lease
@@ -29,6 +31,9 @@ from worker.training.progress import Follower
 from worker.training.publish import Publication, publish
 from worker.training.recorder import Recorder
 from worker.training.samples import Samples
+
+WAIT_FOR_ROOM_S = 600.0
+PAUSE_S = 1.0
 
 
 class Outcome(enum.Enum):
@@ -191,8 +196,28 @@ class Attempt:
             return wish
         self._recorder.stage("Publishing the prefix")
         publication = Publication(prepared.task, prepared.inputs, finished, metrics, rows)
-        publish(self._database, self._store, self._lease, publication)
+        if (wish := self._publish(publication)) is not None:
+            return wish
         return Outcome.PUBLISHED
+
+    def _publish(self, publication: Publication) -> Outcome | None:
+        """Keeps the prefix; on a full disk it waits for room, unless its user or the machine wishes otherwise.
+
+        Raises:
+            DiskFullError: There was no room for too long; a retry goes on from the last checkpoint.
+        """
+        deadline = time.monotonic() + WAIT_FOR_ROOM_S
+        while True:
+            try:
+                publish(self._database, self._store, self._lease, publication)
+                return None
+            except DiskFullError:
+                if time.monotonic() > deadline:
+                    raise
+            self._recorder.stage("The disk is full: waiting for room to keep the prefix")
+            time.sleep(PAUSE_S)
+            if (wish := self._unless_kept()) is not None:
+                return wish
 
     def _fitting(self, state: TrainingState | None) -> TrainingState | None:
         """A state of this very training, or None: one of other settings or rows is never mixed with these."""
