@@ -18,7 +18,7 @@ from worker.engine.base import LoadedBase, weights_hash
 from worker.engine.checkpoint import TrainingState
 from worker.engine.errors import ContextOverflowError
 from worker.engine.evaluate import evaluate
-from worker.engine.events import Checkpointed, Event, Failed, Finished
+from worker.engine.events import Checkpointed, Event, Failed, Finished, Looked
 from worker.engine.prompt_tuning import load_bank
 from worker.engine.train import Control
 from worker.engine.training import Training
@@ -31,6 +31,7 @@ from worker.training.progress import Follower
 from worker.training.publish import Publication, publish
 from worker.training.recorder import Recorder
 from worker.training.samples import Samples
+from worker.training.snapshots import Snapshots
 
 WAIT_FOR_ROOM_S = 600.0
 PAUSE_S = 1.0
@@ -151,6 +152,7 @@ class Attempt:
         self._resume = self._fitting(state)
         every_s = self._settings.checkpoint_every_s
         self._keeper = Keeper(self._checkpoints, self._recorder, samples, task.fingerprint, every_s)
+        self._snapshots = Snapshots(self._database, self._store, self._recorder, task.fingerprint, inputs.rendering)
         return self._unless_kept()
 
     def hear(self, event: Event) -> Outcome | None:
@@ -162,6 +164,7 @@ class Attempt:
             LeaseLostError: Another attempt owns the job.
         """
         self._follower.hear(event)
+        self._snapshots.hear(event)
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, Finished):
@@ -169,6 +172,8 @@ class Attempt:
         wish = self._wish()
         if wish is Outcome.DISCARDED:
             return wish
+        if isinstance(event, Looked):
+            self._keeper.look(event)
         is_leaving = wish in (Outcome.PAUSED, Outcome.RELEASED)
         if is_leaving and isinstance(event, Checkpointed):
             self._keeper.write(event.state)

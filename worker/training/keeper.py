@@ -5,7 +5,7 @@ import time
 from storage.disk import DiskFullError
 from storage.errors import BusyError
 from worker.engine.checkpoint import TrainingState
-from worker.engine.events import Checkpointed
+from worker.engine.events import Checkpointed, Looked
 from worker.training.checkpoints import Checkpoints
 from worker.training.recorder import Recorder
 from worker.training.samples import Samples
@@ -41,14 +41,16 @@ class Keeper:
         return time.monotonic() - self._kept_at > self._every_s
 
     def keep(self, event: Checkpointed) -> None:
-        """Writes the state where one is due, and answers the samples where that takes little time."""
+        """Writes the state where one is due."""
         self.latest = event.state
         if self.is_due():
             self.write(event.state)
-        if event.state.progress.evaluated_step == event.step and self._samples.is_affordable():
-            rows = self._samples.answer_with(event.state)
-            self._recorder.add("samples", {"rows": rows}, event.step)
-            self._recorder.progress(metrics={"samples": rows})
+
+    def look(self, event: Looked) -> None:
+        """Shows what the prefix of an evaluation answers."""
+        rows = self._samples.answer_in_time(event.prefix)
+        self._recorder.add("samples", {"rows": rows}, event.step)
+        self._recorder.progress(metrics={"samples": rows})
 
     def write_latest(self) -> None:
         """Writes the last state, so that an attempt that is ended after its training goes on behind it."""

@@ -2,24 +2,34 @@
 
 import time
 from dataclasses import dataclass
-
-import torch
+from math import ceil
 
 from storage.stored_rows import Row
 from worker.engine.bank import NO_PREFIX, PrefixBank
 from worker.engine.base import LoadedBase
-from worker.engine.checkpoint import TrainingState
 from worker.engine.conversations import readable
 from worker.engine.generate import GenerationRow, cap_new_tokens, end_ids, stream
-from worker.engine.prompt_tuning import bank_of
-from worker.engine.recipe import Recipe
+from worker.engine.prefix_file import PrefixArray
+from worker.engine.prompt_tuning import load_bank
 from worker.engine.rendering import Rendering
 from worker.engine.tokens import encode_prompt, end_token_id, render_row
 
 NUM_SAMPLES = 3
 MAX_NEW_TOKENS = 64
+MIN_NEW_TOKENS = 8
+"""Answers at an evaluation are never shorter for want of time: so many tokens take less than the evaluation itself."""
+
 MAX_TIME_SHARE = 0.05
 """Of the time of a training, that answers in between may take."""
+
+ROOM = 1.25
+"""Length of an answer as a multiple of the longest target, as where the prefix is judged."""
+
+MAX_TARGETS = 256
+"""Rows whose targets are measured for that."""
+
+CUT = " …"
+"""Behind an answer that was cut for want of time, so that nobody takes it for all."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +60,24 @@ class Samples:
         self._base = base
         self._rendering = rendering
         self._questions = [self._question(row) for row in _spread(rows, rendering)]
+        self._max_new_tokens = self._longest(rows)
         self._answered_at = time.monotonic()
-        self._cost_s = 0.0
-        self._base_answers = self._generate(None)
-
-    def is_affordable(self) -> bool:
-        """Whether answering now keeps to the share of time that it may take."""
-        return time.monotonic() - self._answered_at > self._cost_s / MAX_TIME_SHARE
-
-    def answer_with(self, state: TrainingState) -> list[dict[str, str]]:
-        """As `answer`, with the best prefix of a training under way."""
-        method = Recipe.from_dict(dict(state.progress.recipe)).method
-        with torch.no_grad():
-            return self.answer(bank_of(self._base, method, state.best_numbers.to(self._base.device)))
+        self._token_s = 0.0
+        self._base_answers = self._generate(None, self._max_new_tokens)
 
     def answer(self, bank: PrefixBank) -> list[dict[str, str]]:
         """Lets slot 0 of a bank answer; each entry has `prompt`, `expected`, `base` and `prefix`."""
-        rows = zip(self._questions, self._base_answers, self._generate(bank), strict=True)
+        return self._beside_base(self._generate(bank, self._max_new_tokens))
+
+    def answer_in_time(self, prefix: PrefixArray) -> list[dict[str, str]]:
+        """As `answer`, as far as the share of a training's time goes that it may take: at least some tokens."""
+        passed_s = time.monotonic() - self._answered_at
+        affordable = int(MAX_TIME_SHARE * passed_s / self._token_s) if self._token_s else self._max_new_tokens
+        limit = min(max(affordable, MIN_NEW_TOKENS), self._max_new_tokens)
+        return self._beside_base(self._generate(load_bank(self._base, [prefix]), limit))
+
+    def _beside_base(self, answers: list[str]) -> list[dict[str, str]]:
+        rows = zip(self._questions, self._base_answers, answers, strict=True)
         return [
             {"prompt": question.prompt, "expected": question.expected, "base": base, "prefix": prefix}
             for question, base, prefix in rows
@@ -77,7 +88,13 @@ class Samples:
         ids = tuple(encode_prompt(self._base.tokenizer, self._rendering, prompt))
         return Question(readable(self._rendering.kind, prompt), expected, ids)
 
-    def _generate(self, bank: PrefixBank | None) -> list[str]:
+    def _longest(self, rows: list[Row]) -> int:
+        """How many tokens an answer may have, by the targets of the held-out rows."""
+        targets = [render_row(self._rendering, row)[1] for row in rows[:: ceil(len(rows) / MAX_TARGETS) or 1]]
+        lengths = [len(self._base.tokenizer(target, add_special_tokens=False)["input_ids"]) for target in targets]
+        return min(ceil(ROOM * max(lengths, default=MAX_NEW_TOKENS)) + 1, MAX_NEW_TOKENS)
+
+    def _generate(self, bank: PrefixBank | None, max_new_tokens: int) -> list[str]:
         """Greedy answers, all in one batch."""
         began = time.monotonic()
         ends = end_ids(self._base, end_token_id(self._base.tokenizer, self._rendering.kind))
@@ -85,26 +102,28 @@ class Samples:
             GenerationRow(
                 prompt_ids=question.prompt_ids,
                 slot=NO_PREFIX if bank is None else 0,
-                max_new_tokens=self._room(question, bank),
+                max_new_tokens=self._room(question, bank, max_new_tokens),
                 end_ids=ends,
             )
             for question in self._questions
         ]
-        texts = [""] * len(rows)
+        texts, num_rounds = [""] * len(rows), 0
         for events in stream(self._base, bank, rows) if rows else ():
+            num_rounds += 1
             for event in events:
-                texts[event.row] += event.text
+                is_cut = event.finish_reason == "length" and max_new_tokens < self._max_new_tokens
+                texts[event.row] += event.text + (CUT if is_cut else "")
         self._answered_at = time.monotonic()
-        self._cost_s = self._answered_at - began
+        self._token_s = (self._answered_at - began) / max(num_rounds, 1)
         return [text.strip() for text in texts]
 
-    def _room(self, question: Question, bank: PrefixBank | None) -> int:
+    def _room(self, question: Question, bank: PrefixBank | None, max_new_tokens: int) -> int:
         length = 0 if bank is None else bank.lengths[0]
         measured = self._base.geometry
         return cap_new_tokens(
             len(question.prompt_ids),
             length,
-            MAX_NEW_TOKENS,
+            max_new_tokens,
             measured.context_length,
             has_encoder=measured.has_encoder,
         )
