@@ -142,6 +142,16 @@ def test_chat_base_renders_fields_and_messages_through_its_template(client: http
     assert asked[2]["prompt"] == "<|im_start|>user\nSoup?<|im_end|>\n<|im_start|>assistant\n"
 
 
+def test_columns_with_conversations_of_their_own_are_asked_these(client: httpx.Client) -> None:
+    hello, soup = ({"role": "user", "content": text} for text in ("Hello", "What is soup?"))
+    turns = {CHAT: [hello], CHAT_PREFIX: [hello, {"role": "assistant", "content": "Yes."}, soup]}
+    together = compare(client, models=[{"model": name, "messages": told} for name, told in turns.items()])
+    for column, (name, told) in zip(together, turns.items(), strict=True):
+        assert column["text"] == compare(client, messages=told, models=[name])[0]["text"]
+    mixed = [{"model": CHAT, "messages": [hello]}, CHAT_PREFIX]
+    assert refusal(client, models=mixed, prompt="x")[1].startswith("Some columns have messages of their own")
+
+
 def test_same_seed_gives_the_same_answers(client: httpx.Client) -> None:
     body = {"prompt": PROMPT, "models": [PLAIN, PREFIX, PLAIN], "temperature": 1.3, "top_p": 0.95, "seed": 4}
     first = [column["text"] for column in compare(client, **body)]

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from storage.settings import MAX_COLUMNS_COMPARED
+from worker.engine.chat_template import Message
 from worker.engine.rendering import Rendering
 from worker.engine.tokens import Context, KindWish
 from worker.inference.answers import Answer, InferenceContext, Text, collect, event_stream, start
@@ -24,6 +25,7 @@ from worker.inference.requests import Fields, check_text, read_body
 DEFAULT_MAX_TOKENS = 256
 MAX_TEMPLATE_CHARACTERS = 20_000
 MAX_FIELDS = 200
+WAYS = ("prompt", "messages", "fields")
 CONTEXTS: tuple[Context, ...] = get_args(Context)
 KIND_WISHES: tuple[KindWish, ...] = get_args(KindWish)
 
@@ -55,6 +57,7 @@ class _AskedModel:
     target: Target
     context: Context
     strength: float
+    messages: tuple[Message, ...] | None
 
 
 def _asked_models(fields: Fields, registry: Registry) -> list[_AskedModel]:
@@ -74,14 +77,14 @@ def _asked_model(entry: Any, registry: Registry) -> _AskedModel:
         raise InvalidRequestError(
             f"The context of {name!r} is not known; expected one of {', '.join(CONTEXTS)}.", param="models"
         )
-    return _AskedModel(registry.find(name), context, named.strength())
+    messages = None if named.get("messages") is None else tuple(named.messages())
+    return _AskedModel(registry.find(name), context, named.strength(), messages)
 
 
 def _columns(fields: Fields, asked: Sequence[_AskedModel]) -> list[Column]:
     source = next((each.target.prefix for each in asked if each.target.prefix is not None), None)
-    prompt = _prompt(fields, source)
     columns = []
-    for each in asked:
+    for each, prompt in zip(asked, _prompts(fields, source, asked), strict=True):
         example_source = each.target.prefix or source
         if each.context == "few-shot" and example_source is None:
             raise InvalidRequestError(
@@ -93,8 +96,23 @@ def _columns(fields: Fields, asked: Sequence[_AskedModel]) -> list[Column]:
     return columns
 
 
+def _prompts(fields: Fields, source: PrefixEntry | None, asked: Sequence[_AskedModel]) -> Sequence[Prompt]:
+    """What each column is asked: the same, or the messages that it brings, a conversation of its own."""
+    rendering = _rendering(fields, source)[1]
+    own = [ChatPrompt(each.messages, rendering) for each in asked if each.messages is not None]
+    if not own:
+        return [_prompt(fields, source)] * len(asked)
+    if len(own) < len(asked) or any(fields.get(name) is not None for name in WAYS):
+        raise InvalidRequestError(
+            "Some columns have messages of their own; expected them in every column, and no prompt, messages or fields "
+            "beside them.",
+            param="models",
+        )
+    return own
+
+
 def _prompt(fields: Fields, source: PrefixEntry | None) -> Prompt:
-    ways = [name for name in ("prompt", "messages", "fields") if fields.get(name) is not None]
+    ways = [name for name in WAYS if fields.get(name) is not None]
     if len(ways) != 1:
         raise InvalidRequestError(
             f"The request has {' and '.join(ways) or 'nothing to ask'}; expected one of prompt, messages and fields."
