@@ -6,8 +6,18 @@ from typing import Any
 import gradio as gr
 
 from app.context import AppContext
-from app.services import base_models, prefixes
-from app.services.columns import CONTEXTS, FULL_STRENGTH, Column, column_of, column_of_key, is_prefixed, key_of
+from app.services import base_models, moments, prefixes
+from app.services.columns import (
+    CONTEXTS,
+    FULL_STRENGTH,
+    Column,
+    column_of,
+    column_of_key,
+    is_prefixed,
+    key_of,
+    state_of,
+)
+from app.tabs.time_panel import TimePanel, at_moment
 from app.ui import markup
 from app.ui.pieces import picked
 from app.ui.slider_view import slider, slider_piece
@@ -57,18 +67,21 @@ class ColumnsPanel:
                 min_width=280,
                 elem_id="play-columns",
             )
-        with gr.Row(equal_height=False):
-            self.strength = slider_piece(elem_id="play-strength")
+        with gr.Row(equal_height=False, elem_id="play-sliders"):
+            with gr.Column(min_width=280):
+                self.strength = slider_piece(elem_id="play-strength")
+            with gr.Column(min_width=280):
+                self.time = TimePanel(context)
 
     @property
     def shown(self) -> list[Any]:
         """What `show` fills."""
-        return [self.source, self.base, self.chosen, self.strength]
+        return [self.source, self.base, self.chosen, self.strength, *self.time.shown]
 
     @property
     def inputs(self) -> list[Any]:
         """What `wire_columns` reads."""
-        return [self.base, self.chosen, self.percent]
+        return [self.base, self.chosen, self.percent, self.time.at]
 
     def choice(self, base: str | None, chosen: list[str] | None) -> Choice:
         """What there is to choose from; what is chosen stays where it still can be."""
@@ -77,27 +90,36 @@ class ColumnsPanel:
         names = [name for _, name in bases]
         if base not in names:
             base = next((each["base_model"] for each in listed if each["base_model"] in names), next(iter(names), None))
-        choices = _choices(base, [each for each in listed if each["base_model"] == base]) if base else []
+        choices = self._choices(base, [each for each in listed if each["base_model"] == base]) if base else []
         keys = [key for _, key in choices]
         chosen = [key for key in chosen or [] if key in keys] or _two_of(choices)
         return Choice(base, chosen, self._source(base, chosen, listed), bases, choices)
 
-    @staticmethod
-    def show(choice: Choice, percent: int) -> Updates:
+    def show(self, choice: Choice, percent: int, at: dict[str, str] | None) -> Updates:
         """What fills `shown`."""
         return (
             choice.source,
             gr.Dropdown(choices=choice.bases, value=choice.base),
             gr.Dropdown(choices=choice.columns, value=choice.chosen),
             _strength(choice.source, percent),
+            *self.time.show(choice.source, at),
         )
 
     def _source(self, base: str | None, chosen: list[str], listed: list[dict[str, Any]]) -> dict[str, Any] | None:
         """The first chosen prefix, or else the newest one of the base, with its rendering."""
-        models = [column["model"] for column in map(column_of_key, chosen)]
-        of_base = [each for each in listed if each["base_model"] == base]
-        first = next((each for model in models for each in of_base if each["name"] == model), next(iter(of_base), None))
-        return prefixes.describe(self.context, first["id"]) if first else None
+        models = [column["model"] for column in map(column_of_key, chosen) if column["model"] != base]
+        models += [each["name"] for each in listed if each["base_model"] == base]
+        return moments.source_of(self.context, models[0], listed) if models else None
+
+    def _choices(self, base: str, listed: list[dict[str, Any]]) -> list[tuple[str, str]]:
+        """The base in its contexts, its prefixes, the newest first, and those in training."""
+        of_base = [
+            (f"Base {words}" if words else "Base, untouched", key_of(column_of(base, context)))
+            for context, words in CONTEXTS.items()
+        ]
+        named = [(each["name"], each["name"]) for each in listed]
+        named += [(name, model) for model, name in moments.in_training(self.context, base).items()]
+        return of_base + [(markup.isolated_text(name), key_of(column_of(model))) for name, model in named]
 
     @staticmethod
     def take_strength(event: gr.EventData) -> int:
@@ -105,7 +127,7 @@ class ColumnsPanel:
         return int(picked(event)[1]) * FULL_STRENGTH // (len(STRENGTHS) - 1)
 
 
-def wire_columns(base: str | None, chosen: list[str] | None, percent: int) -> list[Column]:
+def wire_columns(base: str | None, chosen: list[str] | None, percent: int, at: dict[str, str] | None) -> list[Column]:
     """The chosen columns as the wire has them.
 
     Raises:
@@ -113,11 +135,23 @@ def wire_columns(base: str | None, chosen: list[str] | None, percent: int) -> li
     """
     if not base or not chosen:
         raise InvalidInputError("No column is chosen. Choose the base model or a prefix above.")
-    columns = [column_of_key(key) for key in chosen]
+    columns = at_moment([column_of_key(key) for key in chosen], at)
     return [
         column_of(column["model"], column["context"], strength=percent) if is_prefixed(column, base) else column
         for column in columns
     ]
+
+
+def chosen_before(columns: list[Column], base: str) -> tuple[list[str], dict[str, str] | None, int]:
+    """The keys, the time and the percent that gave these columns."""
+    percent, at, keys = FULL_STRENGTH, None, []
+    for column in columns:
+        stem, step = state_of(column["model"])
+        if is_prefixed(column, base):
+            percent = int(column.get("strength", FULL_STRENGTH))
+            at = {"of": stem, "model": column["model"]} if step is not None and at is None else at
+        keys.append(key_of(column_of(stem if step is not None else column["model"], column["context"])))
+    return list(dict.fromkeys(keys)), at, percent
 
 
 def _bases(context: AppContext, listed: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -128,15 +162,6 @@ def _bases(context: AppContext, listed: list[dict[str, Any]]) -> list[tuple[str,
         (f"{markup.isolated_text(name)} ({markup.count(counts[name], 'prefix', 'prefixes')})", name)
         for name in sorted(ready, key=lambda name: -counts[name])
     ]
-
-
-def _choices(base: str, listed: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """The base in its contexts, then its prefixes, the newest first."""
-    of_base = [
-        (f"Base {words}" if words else "Base, untouched", key_of(column_of(base, context)))
-        for context, words in CONTEXTS.items()
-    ]
-    return of_base + [(markup.isolated_text(each["name"]), key_of(column_of(each["name"]))) for each in listed]
 
 
 def _two_of(choices: list[tuple[str, str]]) -> list[str]:

@@ -1,43 +1,24 @@
 """One prompt, answered by all columns at once from one batch; a chosen token shows what both models considered."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from app.context import AppContext
 from app.services import base_models
-from app.services.columns import Column, key_of, note_of, title_of
+from app.services.columns import Column, column_of, key_of
 from app.tabs.asking import follow, until_ready, with_rendering
 from app.tabs.columns_panel import ColumnsPanel, wire_columns
+from app.tabs.current import Current, begun
+from app.tabs.keep_panel import KeepPanel
 from app.tabs.prompt_panel import NO_TEMPLATE, PromptPanel, columns_of
 from app.tabs.running import RunningAnswers
 from app.ui import compare_view, markup
-from app.ui.compare_view import Comparison, Pane
 from app.ui.pieces import guarded, html_piece, picked, sentence
 from storage.errors import InvalidInputError
 
 Shown = dict[Any, Any]
-
-
-@dataclass
-class Current:
-    """The comparison that a page shows.
-
-    Attributes:
-        base_model: The base of all columns.
-        columns: As they were asked.
-        request: What was asked besides.
-        comparison: The answers.
-        saved_as: Id under which it is kept.
-    """
-
-    base_model: str
-    columns: list[Column]
-    request: dict[str, Any]
-    comparison: Comparison
-    saved_as: str | None = None
 
 
 class OnePrompt:
@@ -49,6 +30,7 @@ class OnePrompt:
         self.running = RunningAnswers()
         self.current = gr.State(None)
         self.threads = gr.State({})
+        self.stages, self.no_stages = gr.State(None), gr.State(None)
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=280):
                 self.prompt_panel = PromptPanel(context)
@@ -61,6 +43,7 @@ class OnePrompt:
         self.proof = html_piece('<div class="ps-proof"></div>', elem_id="play-proof")
         self.panes = html_piece(compare_view.waiting(), elem_id="play-panes")
         self.detail = html_piece(elem_id="play-detail")
+        self.keep_panel = KeepPanel(context)
         with gr.Accordion("The prompt as the models read it", open=False):
             self.prompt = html_piece(elem_id="play-prompt")
 
@@ -74,7 +57,7 @@ class OnePrompt:
         """What `compare` fills."""
         return [
             self.current, self.threads, self.panes, self.proof, self.prompt, self.detail, self.answer, self.stop,
-            self.clear, self.prompt_panel.message,
+            self.clear, self.prompt_panel.message, *self.keep_panel.shown,
         ]  # fmt: skip
 
     def wire(self) -> None:
@@ -85,35 +68,55 @@ class OnePrompt:
         self.asked = gr.on(
             asks, guarded(self.compare), self.inputs, self.shown, concurrency_limit=None, show_progress="hidden"
         )
-        turned = self.columns.strength.select(self.columns.take_strength, None, self.columns.percent)
-        turned.then(
-            guarded(self.compare_again), self.inputs, self.shown, concurrency_limit=None, show_progress="hidden"
+        columns = self.columns
+        turned = columns.strength.select(columns.take_strength, None, columns.percent)
+        moved = columns.time.slider.select(
+            columns.time.take,
+            [columns.time.at, columns.time.moments],
+            [columns.time.at, self.stages],
         )
+        for changed, inputs in ((turned, [self.no_stages, *self.inputs]), (moved, [self.stages, *self.inputs])):
+            changed.then(
+                guarded(self.compare_again),
+                inputs,
+                self.shown,
+                concurrency_limit=None,
+                show_progress="hidden",
+                trigger_mode="multiple",
+            )
         self.stop.click(self.running.cancel, None, None)
         self.clear.click(self.forget, None, self.shown)
         self.panes.select(self.choose_token, self.current, self.detail, show_progress="hidden")
+        keep = self.keep_panel
+        keep.save.click(guarded(keep.keep), [self.current, keep.name], keep.shown)
 
     def compare(self, request: gr.Request, *given: Any) -> Iterator[Shown]:
         """Streams all columns; ends within a step when the user stops it or closes the page."""
-        _, threads, source, base, chosen, percent, *form = given
-        columns = wire_columns(base, chosen, percent)
-        asked = self.prompt_panel.asked(*form)
+        base, chosen, percent, at = given[3:7]
+        yield from self._asked(request, wire_columns(base, chosen, percent, at), given)
+
+    def compare_again(self, request: gr.Request, stages: list[str] | None, *given: Any) -> Iterator[Shown]:
+        """Answers again with another strength or at another time, where something has been asked already."""
+        current: Current | None = given[0]
+        base, percent = given[3], given[5]
+        if stages:
+            columns = [column_of(base), *(column_of(model, strength=percent) for model in stages)]
+            yield from self._asked(request, columns, given)
+        elif current is not None and not current.is_conversation:
+            yield from self.compare(request, *given)
+        else:
+            yield {self.detail: gr.skip()}
+
+    def _asked(self, request: gr.Request, columns: list[Column], given: tuple[Any, ...]) -> Iterator[Shown]:
+        _, threads, source, base, *_ = given
+        asked = self.prompt_panel.asked(*given[7:])
         if "fields" in asked:
             names = columns_of(source)
             asked["fields"] = {name: text or "" for name, text in zip(names, asked["fields"], strict=False)}
         if "message" in asked:
             columns = self._in_threads(base, columns, asked.pop("message"), threads)
-        panes = [Pane(title_of(column), note_of(column, base), turns=column.get("messages", [])) for column in columns]
-        current = Current(base, columns, with_rendering(asked, columns, base, source), Comparison(panes))
-        yield from self._answered(request, current, threads)
-
-    def compare_again(self, request: gr.Request, *given: Any) -> Iterator[Shown]:
-        """Answers again with another strength, where something has been asked already."""
-        current: Current | None = given[0]
-        if current is None or any("messages" in column for column in current.columns):
-            yield {}
-            return
-        yield from self.compare(request, *given)
+        current = begun(self.context, base, columns, with_rendering(asked, columns, base, source))
+        yield from self._answered(request, current)
 
     def choose_token(self, current: Current | None, event: gr.EventData) -> Any:
         """Shows what both models considered at the token that was pressed."""
@@ -141,7 +144,7 @@ class OnePrompt:
         turn = {"role": "user", "content": message}
         return [{**column, "messages": [*threads.get(key_of(column), []), turn]} for column in columns]
 
-    def _answered(self, request: gr.Request, current: Current, threads: dict[str, Any]) -> Iterator[Shown]:
+    def _answered(self, request: gr.Request, current: Current) -> Iterator[Shown]:
         body = {**current.request, "models": current.columns, "explain": True}
         yield {**self._drawn(current, is_running=True), self.detail: ""}
         with self.running.track(request.session_hash) as cancelled:
@@ -151,22 +154,29 @@ class OnePrompt:
                 for _ in follow(self.context, body, current.comparison, cancelled, request.session_hash or "page"):
                     yield self._drawn(current, is_running=True)
             except Exception as fault:
+                if not self.running.is_latest(request.session_hash, cancelled):
+                    return
                 yield {**self._buttons(is_running=False), self.panes: markup.notice(sentence(fault), "bad")}
                 return
-        yield self._finished(current, threads)
+            if self.running.is_latest(request.session_hash, cancelled):
+                yield self.present(current)
 
-    def _finished(self, current: Current, threads: dict[str, Any]) -> Shown:
-        for column, pane in zip(current.columns, current.comparison.panes, strict=True):
-            if "messages" in column:
-                turn = {"role": "assistant", "content": pane.text}
-                threads = {**threads, key_of(column): [*column["messages"], turn]}
-        told = {self.current: current, self.threads: threads, **self._drawn(current, is_running=False)}
+    def present(self, current: Current) -> Shown:
+        """Shows a comparison that has been answered."""
+        threads = {
+            key_of(column): [*column["messages"], {"role": "assistant", "content": pane.text}]
+            for column, pane in zip(current.columns, current.comparison.panes, strict=True)
+            if "messages" in column
+        }
         place = current.comparison.most_changed()
-        if place is not None:
-            told[self.detail] = compare_view.detail(current.comparison, *place)
-        if any("messages" in column for column in current.columns):
-            told |= {self.prompt_panel.message: "", self.clear: gr.Button(visible=True)}
-        return told
+        told = {
+            **self._drawn(current, is_running=False),
+            self.current: current,
+            self.detail: compare_view.detail(current.comparison, *place) if place else "",
+            self.clear: gr.Button(visible=current.is_conversation),
+            **self.keep_panel.offer(),
+        }
+        return {**told, self.threads: threads, self.prompt_panel.message: ""} if threads else told
 
     def _drawn(self, current: Current, *, is_running: bool) -> Shown:
         state = current.comparison

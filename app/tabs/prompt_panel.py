@@ -73,25 +73,37 @@ class PromptPanel:
         """Ties the button of the random row."""
         self.random.click(guarded(self.take_row), source, [*self.fields, self.expected])
 
-    def show(self, source: dict[str, Any] | None, kind: str, has_chat: bool) -> Updates:
-        """Offers the ways to ask that suit a prefix and its base."""
+    def show(
+        self, source: dict[str, Any] | None, kind: str, has_chat: bool, asked: dict[str, Any] | None = None
+    ) -> Updates:
+        """Offers the ways to ask that suit a prefix and its base.
+
+        Args:
+            source: The prefix whose columns are filled.
+            kind: The way that is chosen.
+            has_chat: Whether the base has a chat template.
+            asked: What to fill in; what stands there stays where this is left out.
+        """
         columns = columns_of(source)
         is_conversation = _kind_of(source) == CONVERSATION
         ways = [*([FIELDS] if columns else []), RAW, CHAT]
         kind = CHAT if is_conversation and kind == FIELDS and has_chat else kind
         kind = kind if kind in ways else ways[0]
+        cells = (asked or {}).get("fields") or {}
         boxes = [
             gr.Textbox(
                 visible=kind == FIELDS and index < len(columns),
                 label=columns[index] if index < len(columns) else "",
                 lines=2 if len(columns) <= 2 else 1,
+                **({"value": cells.get(columns[index], "")} if cells and index < len(columns) else {}),
             )
             for index in range(MAX_FIELDS)
         ]
+        text = {"value": asked["prompt"]} if asked and "prompt" in asked else {}
         return (
             gr.Radio(choices=ways, value=kind),
             *boxes,
-            gr.Textbox(visible=kind == RAW),
+            gr.Textbox(visible=kind == RAW, **text),
             gr.Textbox(visible=kind == CHAT and has_chat),
             markup.notice(NO_TEMPLATE) if kind == CHAT and not has_chat else "",
             gr.Button(visible=kind == FIELDS and bool(source and source.get("dataset_version_id"))),

@@ -27,6 +27,10 @@ class RunningAnswers:
             if self._events.get(key) is event:
                 del self._events[key]
 
+    def is_latest(self, session_hash: str | None, event: threading.Event) -> bool:
+        """Whether no other answer has begun in the same tab since."""
+        return self._events.get(session_hash or "") is event
+
     def cancel(self, request: gr.Request) -> None:
         """Ends the answer that is written for the browser tab of `request`."""
         event = self._events.get(request.session_hash or "")

@@ -188,4 +188,4 @@ def _active(pane: Pane) -> str:
         return ""
     active = mean_kl > WEAK_KL
     stamp = markup.badge("prefix active" if active else "prefix without effect here", "good" if active else "warn")
-    return f"<span>{stamp} mean KL over the answer {mean_kl:.3g} nats</span>"
+    return f'<span class="ps-active">{stamp} mean KL over the answer {mean_kl:.3g} nats</span>'

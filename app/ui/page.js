@@ -36,9 +36,26 @@
     }
   });
 
-  // The address carries the place: the open tab and, in Jobs, the chosen job.
+  // The marked tokens of an answer are one stop of the Tab key; arrow keys move within it, Enter chooses.
+  const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  document.addEventListener("keydown", (event) => {
+    const token = event.target.closest?.(".ps-pane .ps-token");
+    if (!token) return;
+    const all = [...token.closest(".ps-pane").querySelectorAll(".ps-token")];
+    const next = { Home: all[0], End: all.at(-1) }[event.key] ?? all[all.indexOf(token) + (STEPS[event.key] ?? 0)];
+    if (event.key === "Enter" || event.key === " ") token.click();
+    else if (!next || next === token) return;
+    event.preventDefault();
+    if (!next) return;
+    token.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  });
+
+  // The address carries the place: the open tab, in Jobs the chosen job, in the Playground a saved comparison.
   // Until the place that it names has been opened, it is left as it came.
   const wanted = new URL(window.location.href).searchParams.get("tab");
+  let opened = !new URL(window.location.href).searchParams.has("comparison");
   let settled = !["jobs", "playground", "prefixes"].includes(wanted);
   document.addEventListener("click", () => { settled = true; }, { capture: true, once: true });
   const remember = () => {
@@ -50,8 +67,15 @@
     address.searchParams.set("tab", tab);
     if (job) address.searchParams.set("job", job);
     else if (tab !== "jobs") address.searchParams.delete("job");
+    const runs = tab === "jobs" && document.querySelector("#runs-curves [data-runs]")?.dataset.runs;
+    if (runs) address.searchParams.set("compare", runs);
+    else address.searchParams.delete("compare");
+    const comparison = document.querySelector("#play-kept [data-comparison]")?.dataset.comparison;
+    if (tab === "playground" && comparison) address.searchParams.set("comparison", comparison);
+    else if (tab !== "playground" || opened) address.searchParams.delete("comparison");
+    opened = opened || Boolean(comparison);
     if (address.href !== window.location.href) window.history.replaceState(null, "", address);
   };
-  const watched = { subtree: true, childList: true, attributeFilter: ["aria-selected", "aria-pressed"] };
+  const watched = { subtree: true, childList: true, attributeFilter: ["aria-selected", "aria-pressed", "data-comparison"] };
   new MutationObserver(remember).observe(document.body, watched);
 }

@@ -14,7 +14,7 @@ from app.tabs.train import TrainTab
 from app.ui import markup
 from app.ui.pieces import guarded, html_piece
 from app.ui.scripted import offer_endpoints
-from app.ui.theme import SCRIPT, STYLE_SHEETS, build_theme
+from app.ui.theme import STYLE_SHEETS, build_theme, script
 
 HEADER = (
     '<header class="ps-header"><h1>Prefix Studio</h1><span class="ps-status" role="status">{status}</span>'
@@ -51,12 +51,13 @@ class Page:
             tab.wire()
         self._wire_visits()
         self._wire_ways()
-        opened = [self.tabs, self.jobs.timer, self.jobs.chosen]
+        places = [self.jobs.chosen, self.jobs.marked, self.jobs.comparing, self.playground.saved.wanted]
+        opened = [self.tabs, self.jobs.timer, *places]
         loaded = self.blocks.load(guarded(self._open), None, opened)
-        loaded.then(guarded(self.jobs.refresh), [self.jobs.chosen, self.jobs.seen], self.jobs.shown)
+        loaded.then(guarded(self.jobs.refresh), self.jobs.inputs, self.jobs.shown)
         loaded.then(guarded(self._status), None, self.header, show_progress="hidden")
         self.blocks.load(guarded(self.train.data.sources.list_earlier), None, self.train.data.sources.earlier)
-        self.blocks.unload(self.playground.running.cancel)
+        self.blocks.unload(self.playground.cancel)
         self.status_timer.tick(guarded(self._status), None, self.header, show_progress="hidden")
 
     def _wire_visits(self) -> None:
@@ -64,8 +65,8 @@ class Page:
         train, history, playground, library = self.train, self.jobs, self.playground, self.prefixes
         visits = {
             self.train_tab: (guarded(train.data.sources.list_earlier), None, train.data.sources.earlier),
-            self.jobs_tab: (guarded(history.refresh), [history.chosen, history.seen], history.shown),
-            self.playground_tab: (guarded(playground.visit), playground.inputs, playground.form),
+            self.jobs_tab: (guarded(history.refresh), history.inputs, history.shown),
+            self.playground_tab: (guarded(playground.visit), playground.inputs, playground.shown),
             self.prefixes_tab: (guarded(library.show), library.chosen, library.shown),
         }  # fmt: skip
         for (tab, visit), name in zip(visits.items(), TABS, strict=True):
@@ -77,8 +78,8 @@ class Page:
         started = self.train.start.train.click(
             guarded(self.train.start.start), self.train.start_inputs, self.jobs.chosen
         )
-        started.success(self._to_jobs, None, [self.tabs, self.jobs.timer]).success(
-            guarded(self.jobs.refresh), [self.jobs.chosen, self.jobs.seen], self.jobs.shown
+        started.success(self._to_jobs, None, [self.tabs, self.jobs.timer, self.jobs.comparing]).success(
+            guarded(self.jobs.refresh), self.jobs.inputs, self.jobs.shown
         )
         target = [self.tabs, self.jobs.timer, *self.playground.form]
         self.jobs.compare.click(guarded(self._compare_job), self.jobs.chosen, target)
@@ -86,7 +87,7 @@ class Page:
 
     @staticmethod
     def _to_jobs() -> tuple[Any, ...]:
-        return gr.Tabs(selected="jobs"), gr.Timer(active=True)
+        return gr.Tabs(selected="jobs"), gr.Timer(active=True), False
 
     def _compare_job(self, job_id: str) -> tuple[Any, ...]:
         return self._compare_prefix(jobs.describe(self.context, job_id)["prefix_id"])
@@ -96,9 +97,12 @@ class Page:
 
     def _open(self, request: gr.Request) -> tuple[Any, ...]:
         """Opens the place that the address names."""
-        tab = request.query_params.get("tab")
-        place = tab if tab in TABS else "train"
-        return gr.Tabs(selected=place), gr.Timer(active=place == "jobs"), request.query_params.get("job")
+        asked = request.query_params
+        tab, comparison = asked.get("tab"), asked.get("comparison")
+        place = "playground" if comparison else tab if tab in TABS else "train"
+        marked = [each for each in (asked.get("compare") or "").split(",") if each]
+        opened = gr.Tabs(selected=place), gr.Timer(active=place == "jobs")
+        return *opened, asked.get("job"), marked, len(marked) > 1, comparison
 
     def _status(self) -> str:
         return HEADER.format(status=markup.escape(status.status_line(self.context)))
@@ -126,7 +130,7 @@ def mount(app: FastAPI, context: AppContext) -> FastAPI:
         max_file_size=context.settings.max_upload_bytes,
         theme=build_theme(),
         css_paths=[*STYLE_SHEETS],
-        js=SCRIPT.read_text(encoding="utf-8"),
+        js=script(),
     )
     # Mounting leaves this off, and with it Gradio's check that a file handler is only given uploaded files.
     blocks.has_launched = True
