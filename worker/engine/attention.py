@@ -4,9 +4,8 @@ It knows no training and no generation. Outside of `attending` a model computes 
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -16,79 +15,17 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from worker.engine.attachment import ActivePrefixes, Attachment, RecordedKV, attachment_of, place_in_bank
 from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
 from worker.engine.dense_attention import attend, can_attend, causal_mask
 from worker.engine.encoder_decoder import number_attentions
 from worker.engine.errors import UnsupportedModelError
 from worker.engine.prefix_mask import PrefixMask
-from worker.engine.relative_bias import RelativeBias
+from worker.engine.step_attention import Step, follow_positions
 
 PREFIX_SDPA = "prefix_sdpa"
 PREFIX_EAGER = "prefix_eager"
 """Names under which transformers finds the functions below; eager for families that sdpa cannot serve."""
-
-
-class ActivePrefixes:
-    """The prefixes of one batch, ready for every layer to take.
-
-    Args:
-        bank: Slots to choose from.
-        slots: Slot of each of the B rows.
-    """
-
-    def __init__(self, bank: PrefixBank, slots: Slots) -> None:
-        self.slots = tuple(int(slot) for slot in slots)
-        self.lengths = bank.row_lengths(self.slots)
-        self.num_columns = max(self.lengths, default=0)
-        # Unbinding once makes the backward pass stack the layers' gradients, not add L tensors of the whole size.
-        self._layers = bank.kv[..., : self.num_columns, :].unbind(1)
-        self._rows: dict[int, Tensor] = {}
-        self.mask: PrefixMask | None = None
-        self.relative_bias = RelativeBias(self.lengths)
-
-    def start_forward(self, position_ids: Tensor) -> None:
-        """Takes the positions of the tokens that are about to be computed, `[B or 1, T]`."""
-        self.mask = PrefixMask(self.lengths, position_ids)
-
-    def start_without_positions(self, device: torch.device) -> None:
-        """For encoder-decoders, where a prefix takes no position and every token sees all of it."""
-        self.start_forward(torch.zeros(1, 1, dtype=torch.long, device=device))
-
-    def rows(self, layer_idx: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values `[B, H_kv, P, D]` of a layer in the number format of `like`."""
-        kept = self._rows.get(layer_idx)
-        if kept is None:
-            kept = self._gather(self._layers[layer_idx], like.dtype)
-            if not kept.requires_grad:
-                self._rows[layer_idx] = kept
-        return cast(tuple[Tensor, Tensor], kept.unbind(1))
-
-    def _gather(self, layer: Tensor, dtype: torch.dtype) -> Tensor:
-        first = self.slots[0]
-        if all(slot == first for slot in self.slots):
-            return layer[max(first, 0)].to(dtype).expand(len(self.slots), *layer.shape[1:])
-        # A row without a prefix borrows slot 0, of which its mask shows nothing.
-        return layer[torch.tensor(self.slots, device=layer.device).clamp(min=0)].to(dtype)
-
-
-@dataclass
-class RecordedKV:
-    """Keys and values that a forward computed, by layer, as attention saw them (after rotary embedding)."""
-
-    layers: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def stacked(self) -> Tensor:
-        """`[B, L, 2, H_kv, T, D]` of the last forward."""
-        return torch.stack([torch.stack(self.layers[index], dim=1) for index in sorted(self.layers)], dim=1)
-
-
-@dataclass
-class Attachment:
-    """What the attention function finds at each module of a model: the state of that one model."""
-
-    active: ActivePrefixes | None = None
-    recorded: RecordedKV | None = None
-    has_positions: bool = True
 
 
 def install(model: PreTrainedModel) -> None:
@@ -116,13 +53,16 @@ def install(model: PreTrainedModel) -> None:
         object.__setattr__(module, "prefix_attachment", attachment)
     if model.config.is_encoder_decoder:
         number_attentions(model)
+        follow_positions(model)
         return
     for module in {model, model.base_model}:
         module.register_forward_pre_hook(_note_positions, with_kwargs=True)
 
 
 @contextmanager
-def attending(model: PreTrainedModel, bank: PrefixBank | None, slots: Slots) -> Iterator[None]:
+def attending(
+    model: PreTrainedModel, bank: PrefixBank | None, slots: Slots, strengths: Sequence[float] | None = None
+) -> Iterator[None]:
     """Puts each row's prefix in front of its keys and values in every forward within.
 
     Every forward takes explicit `position_ids` that go on where the prefix ends (see `bank.position_ids_for`) and an
@@ -133,11 +73,13 @@ def attending(model: PreTrainedModel, bank: PrefixBank | None, slots: Slots) -> 
         model: A model after `install`.
         bank: Slots to choose from; None computes the untouched base.
         slots: Slot of each row, or `NO_PREFIX`.
+        strengths: How much of its prefix each row attends to, above 0 and up to 1; None is all of it.
     """
-    attachment = _attachment(model)
+    attachment = attachment_of(model)
     before = attachment.active
     has_prefix = bank is not None and any(slot != NO_PREFIX for slot in slots)
-    attachment.active = ActivePrefixes(bank, slots) if bank is not None and has_prefix else None
+    weaker = tuple(strengths) if strengths is not None and any(strength != 1 for strength in strengths) else None
+    attachment.active = ActivePrefixes(bank, slots, weaker) if bank is not None and has_prefix else None
     if attachment.active is not None and not attachment.has_positions:
         attachment.active.start_without_positions(model.device)
     try:
@@ -147,9 +89,21 @@ def attending(model: PreTrainedModel, bank: PrefixBank | None, slots: Slots) -> 
 
 
 @contextmanager
+def stepping(model: PreTrainedModel, step: Step) -> Iterator[None]:
+    """Lets a forward within add one piece to each running row, see `continuation`; it gets a mask of four dimensions,
+    which nobody reads."""
+    attachment = attachment_of(model)
+    attachment.step = step
+    try:
+        yield
+    finally:
+        attachment.step = None
+
+
+@contextmanager
 def recording(model: PreTrainedModel) -> Iterator[RecordedKV]:
     """Collects the keys and values that each layer computes in the last forward within, with their graph."""
-    attachment = _attachment(model)
+    attachment = attachment_of(model)
     before = attachment.recorded
     attachment.recorded = RecordedKV()
     try:
@@ -186,6 +140,9 @@ def prefix_sdpa_forward(
     Returns:
         `[B, T, H, D]`, and None for the weights.
     """
+    step = attachment_of(module).step
+    if step is not None:
+        return step.attend(module, query, key, value, kwargs), None
     mask = _enter(module, key, value)
     if mask is not None:
         shape = (query.shape[2], key.shape[2])
@@ -212,6 +169,9 @@ def prefix_eager_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """The family's own eager attention (soft cap, sinks) with the rows' prefixes in front; shapes as for sdpa."""
+    step = attachment_of(module).step
+    if step is not None:
+        return step.attend(module, query, key, value, kwargs, is_eager=True), None
     mask = _enter(module, key, value)
     if mask is not None:
         shape = (query.shape[2], key.shape[2])
@@ -227,9 +187,9 @@ def prefix_eager_forward(
 
 def _enter(module: nn.Module, key: Tensor, value: Tensor) -> PrefixMask | None:
     """Records what is wanted, and tells whether (and how) prefixes stand in front of this batch."""
-    attachment = _attachment(module)
+    attachment = attachment_of(module)
     if attachment.recorded is not None:
-        attachment.recorded.layers[_layer_idx(module)] = (key, value)
+        attachment.recorded.layers[place_in_bank(module)] = (key, value)
     active = attachment.active
     if active is None:
         return None
@@ -241,18 +201,10 @@ def _enter(module: nn.Module, key: Tensor, value: Tensor) -> PrefixMask | None:
 
 
 def _prepend(module: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    active = _attachment(module).active
+    active = attachment_of(module).active
     assert active is not None
-    prefix_key, prefix_value = active.rows(_layer_idx(module), like=key)
+    prefix_key, prefix_value = active.rows(place_in_bank(module), like=key)
     return torch.cat([prefix_key, key], dim=2), torch.cat([prefix_value, value], dim=2)
-
-
-def _attachment(module: nn.Module) -> Attachment:
-    return cast(Attachment, module.prefix_attachment)
-
-
-def _layer_idx(module: nn.Module) -> int:
-    return cast(int, module.prefix_index if hasattr(module, "prefix_index") else module.layer_idx)
 
 
 def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
@@ -262,7 +214,7 @@ def _is_causal(module: nn.Module, kwargs: dict[str, Any]) -> bool:
 
 
 def _extend_bias(module: nn.Module, bias: Tensor, shape: tuple[int, int]) -> Tensor:
-    active = _attachment(module).active
+    active = attachment_of(module).active
     assert active is not None
     return active.relative_bias.extend(bias, shape, cast(nn.Module | None, getattr(module, "prefix_bias", None)))
 
@@ -285,7 +237,7 @@ def _lower_right(
 
 def _note_positions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Runs before each forward of the model: prefixes need to know where the tokens stand."""
-    active = _attachment(module).active
+    active = attachment_of(module).active
     if active is None:
         return
     position_ids = kwargs.get("position_ids")

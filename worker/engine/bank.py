@@ -72,6 +72,11 @@ class PrefixBank(nn.Module):
         """P, the columns of the longest slot."""
         return int(self.kv.shape[4])
 
+    def prefix(self, slot: int) -> Tensor | None:
+        """One prefix `[L, 2, H_kv, P_i, D]` as long as it is; None for `NO_PREFIX`."""
+        (length,) = self.row_lengths([slot])
+        return self.kv[slot, ..., :length, :].detach() if length else None
+
     def row_lengths(self, slots: Slots) -> tuple[int, ...]:
         """Virtual tokens in front of each row; 0 for a row without a prefix.
 

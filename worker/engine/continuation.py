@@ -1,137 +1,191 @@
-"""The forwards of a generation: each gives the next token's logits of every row and keeps what it computed.
+"""Rows that are continued token by token in one batch, which new rows join and others leave between two steps.
 
-Knows no sampling and no text; which row has ended is told from outside.
+Knows no sampling and no text. A row gets what it would get alone: each has its own prefix, positions and columns in the
+cache, and nothing of another row is in its sight.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
 
-from worker.engine.attention import attending
-from worker.engine.bank import PrefixBank, Slots, position_ids_for
+from worker.engine.attention import stepping
 from worker.engine.base import LoadedBase
+from worker.engine.encoded_prompts import EncodedPrompts
+from worker.engine.row_cache import RowCache
+from worker.engine.step_attention import Columns, Span, Step
 
 
-class Continuation(Protocol):
-    """Rows that are continued token by token."""
+@dataclass(eq=False)
+class RunningRow:
+    """One row on its way.
 
-    def next_logits(self) -> Tensor:
-        """Logits `[rows, V]` of each row's next token."""
+    Attributes:
+        prompt_ids: Of the prompt.
+        prefix: Its prefix `[attentions, 2, H_kv, P, D]`, or None.
+        strength: How much of the prefix is attended to, above 0 and up to 1.
+        pending: Ids that are not computed yet: of the prompt, later the token that was chosen last.
+        num_columns: Columns that it has in the cache.
+        was_prefilled: Whether its prompt is computed.
+    """
 
-    def go_on(self, token_ids: Sequence[int], kept: Sequence[int]) -> None:
-        """Puts the chosen tokens behind the rows that have not ended, and lets the others go.
+    prompt_ids: tuple[int, ...]
+    prefix: Tensor | None
+    strength: float
+    pending: list[int] = field(default_factory=list)
+    num_columns: int = 0
+    was_prefilled: bool = False
 
-        Args:
-            token_ids: Of the rows that go on.
-            kept: Their places in the last `next_logits`.
-        """
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Length P of its prefix."""
+        return 0 if self.prefix is None else int(self.prefix.shape[3])
 
 
-def continue_prompts(
-    base: LoadedBase, bank: PrefixBank | None, prompts: Sequence[Sequence[int]], slots: Slots
-) -> Continuation:
-    """Starts to continue rows, each with its own prefix.
+class Continuation:
+    """The running batch of a base.
+
+    Rows that write have the first places, those whose prompts are read the ones behind them.
 
     Args:
-        base: The loaded base.
-        bank: The prefixes that slots name; None where no row has one.
-        prompts: Ids of each row's prompt.
-        slots: Prefix of each row.
+        base: The loaded base, attention installed.
     """
-    kind = Encoded if base.geometry.has_encoder else Decoded
-    return kind(base, bank, prompts, slots)
 
-
-class Decoded:
-    """Prompts and answers as one text each, padded on the left."""
-
-    def __init__(
-        self, base: LoadedBase, bank: PrefixBank | None, prompts: Sequence[Sequence[int]], slots: Slots
-    ) -> None:
-        self._base, self._bank, self._slots = base, bank, list(slots)
-        # Without the config every layer keeps all its keys, so that masks have one width; windows are in the masks.
-        self._cache = DynamicCache()
-        longest = max((len(prompt) for prompt in prompts), default=0)
-        padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        self._input_ids = torch.tensor(padded, device=base.device)
-        self._mask = torch.tensor(mask, device=base.device)
+    def __init__(self, base: LoadedBase) -> None:
+        self._base = base
+        measured = base.geometry
+        self._cache = RowCache(
+            measured.num_layers, measured.num_kv_heads, measured.head_dim, base.model.dtype, base.device
+        )
+        self._encoded = EncodedPrompts(base) if measured.has_encoder else None
+        self._first_index = measured.num_encoder_layers
+        # Of four dimensions, so that models take it as it is; attention in steps builds its own.
+        self._no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=base.device)
+        self.rows: list[RunningRow] = []
 
     @torch.inference_mode()
-    def next_logits(self) -> Tensor:
-        """Logits `[rows, V]` of each row's next token."""
-        positions = position_ids_for(self._mask, self._bank, self._slots)[:, -self._input_ids.shape[1] :]
-        with attending(self._base.model, self._bank, self._slots):
-            output = self._base.model(
-                input_ids=self._input_ids,
-                attention_mask=self._mask,
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+    def join(self, prompt_ids: Sequence[int], prefix: Tensor | None = None, strength: float = 1.0) -> RunningRow:
+        """Takes a row in; the next step begins to read its prompt.
+
+        Args:
+            prompt_ids: At least one id.
+            prefix: `[attentions, 2, H_kv, P, D]`; None is the untouched base.
+            strength: From 0 to 1. At 1 attention sees the prefix as it is, at 0 the row is the base's own; between,
+                log strength is added to the scores of the prefix.
+        """
+        row = RunningRow(tuple(prompt_ids), prefix if strength > 0 else None, strength)
+        row.pending = list(self._base.decoder_start_ids or row.prompt_ids)
+        row.num_columns = row.num_virtual_tokens
+        place = len(self.rows)
+        self._cache.reserve(place + 1, row.num_columns + len(row.pending))
+        if row.prefix is not None:
+            layers = slice(self._first_index, self._first_index + self._base.geometry.num_layers)
+            self._cache.fill(place, row.prefix[layers])
+        if self._encoded is not None:
+            self._encoded.join(row.prompt_ids, row.prefix, row.strength)
+        self.rows.append(row)
+        return row
 
     @torch.inference_mode()
-    def go_on(self, token_ids: Sequence[int], kept: Sequence[int]) -> None:
-        """See `Continuation`."""
+    def leave(self, row: RunningRow) -> None:
+        """Lets a row go; what it held is free for others."""
+        hole = self.rows.index(row)
+        num_writing = sum(each.was_prefilled for each in self.rows)
+        # The last that writes fills the hole, then the last of all, so that the writing ones stay together; a prompt
+        # that is being read keeps its turn.
+        chain = [hole, num_writing - 1, num_writing, len(self.rows) - 1] if hole < num_writing else [hole]
+        chain = [*(place for place in chain if place < len(self.rows)), len(self.rows) - 1]
+        for target, source in pairwise(chain):
+            self._move(source, target)
+        self.rows.pop()
+        if self._encoded is not None:
+            self._encoded.pop()
+        if not self.rows:
+            self._cache.release()
+
+    def accept(self, row: RunningRow, token_id: int) -> None:
+        """Puts the chosen token behind a row, to be computed in the next step."""
+        row.pending = [token_id]
+
+    @torch.inference_mode()
+    def next_logits(self, max_prompt_tokens: int | None = None) -> tuple[list[RunningRow], Tensor]:
+        """Computes one step: a token of each row that writes, and prompts as far as they may be read.
+
+        Args:
+            max_prompt_tokens: How many tokens of prompts are read in this step; at least one. None reads all of them.
+
+        Returns:
+            The rows whose next token can be chosen now, and their logits `[rows, V]`.
+        """
+        spans = self._spans(max_prompt_tokens)
+        self._cache.reserve(len(self.rows), max(span.stop for span in spans))
+        if self._encoded is not None:
+            self._encoded.read(sum(row.was_prefilled for row in self.rows), len(spans))
+        ids = [token for row, span in zip(self.rows, spans, strict=False) for token in row.pending[: span.length]]
+        ready = [row for row, span in zip(self.rows, spans, strict=False) if span.length == len(row.pending)]
+        logits = self._forward(spans, torch.tensor([ids], device=self._base.device), ready)
+        for row, span in zip(self.rows, spans, strict=False):
+            row.num_columns = span.stop
+            row.pending = row.pending[span.length :]
+            row.was_prefilled = not row.pending
+        return ready, logits
+
+    def _spans(self, max_prompt_tokens: int | None) -> list[Span]:
+        spans = []
+        room = max_prompt_tokens
+        for place, row in enumerate(self.rows):
+            length = len(row.pending)
+            if not row.was_prefilled and room is not None:
+                if room <= 0:
+                    break
+                # An encoder reads a prompt whole.
+                length = length if self._encoded is not None else min(length, room)
+                room -= length if self._encoded is None else len(row.prompt_ids)
+            spans.append(Span(place, row.num_columns, length, row.num_virtual_tokens, row.strength))
+        return spans
+
+    def _forward(self, spans: list[Span], input_ids: Tensor, ready: list[RunningRow]) -> Tensor:
+        """Logits of the last token of each row that is ready; the others are read on in a later step."""
+        lengths = [span.length for span in spans]
+        num_single = sum(row.was_prefilled for row in self.rows)
+        own = Columns(self._cache, spans, spans, num_single, is_causal=True)
         device = self._base.device
-        self._input_ids = torch.tensor(token_ids, device=device)[:, None]
-        if len(kept) < len(self._slots):
-            indices = torch.tensor(kept, device=device)
-            self._cache.batch_select_indices(indices)
-            self._mask = self._mask[indices]
-            self._slots = [self._slots[place] for place in kept]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(kept), 1)], dim=1)
+        columns = [column for span in spans for column in range(span.start, span.stop)]
+        ends = torch.tensor(lengths).cumsum(0)[: len(ready)] - 1
+        wanted = 0 if len(ready) == len(columns) else ends.to(device)
+        if self._encoded is None:
+            step = Step(own, self._base.geometry.num_layers, lengths, num_single)
+            with stepping(self._base.model, step):
+                output = self._base.model(
+                    input_ids=input_ids,
+                    attention_mask=self._no_mask,
+                    position_ids=torch.tensor([columns], device=device),
+                    use_cache=False,
+                    logits_to_keep=wanted,
+                )
+            logits: Tensor = output.logits[0]
+            return logits
+        # In front of an answer a prefix takes no position.
+        positions = [column - span.num_virtual_tokens for span in spans for column in range(span.start, span.stop)]
+        step = Step(
+            own,
+            self._base.geometry.num_layers,
+            lengths,
+            num_single,
+            first_index=self._first_index,
+            crossed=self._encoded.columns(len(spans), num_single),
+            positions=torch.tensor([positions], device=device),
+        )
+        with stepping(self._base.model, step):
+            answered = self._encoded.decode(input_ids, self._no_mask)
+        return answered[0] if isinstance(wanted, int) else answered[0, wanted]
 
-
-class Encoded:
-    """Prompts that the encoder has read once, and answers that begin alike and grow in step, so need no padding."""
-
-    def __init__(
-        self, base: LoadedBase, bank: PrefixBank | None, prompts: Sequence[Sequence[int]], slots: Slots
-    ) -> None:
-        self._base, self._bank, self._slots = base, bank, list(slots)
-        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        longest = max((len(prompt) for prompt in prompts), default=0)
-        padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
-        mask = [[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
-        self._prompt_ids: Tensor | None = torch.tensor(padded, device=base.device)
-        self._mask = torch.tensor(mask, device=base.device)
-        self._states = torch.empty(0)
-        self._input_ids = torch.tensor([base.decoder_start_ids] * len(prompts), device=base.device)
-
-    @torch.inference_mode()
-    def next_logits(self) -> Tensor:
-        """Logits `[rows, V]` of each row's next token; the encoder reads the prompts when it is called first."""
-        model = self._base.model
-        with attending(model, self._bank, self._slots):
-            if self._prompt_ids is not None:
-                encoder = model.get_encoder()
-                self._states = encoder(input_ids=self._prompt_ids, attention_mask=self._mask).last_hidden_state
-                self._prompt_ids = None
-            output = model(
-                encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
-                attention_mask=self._mask,
-                decoder_input_ids=self._input_ids,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-    @torch.inference_mode()
-    def go_on(self, token_ids: Sequence[int], kept: Sequence[int]) -> None:
-        """See `Continuation`."""
-        device = self._base.device
-        self._input_ids = torch.tensor(token_ids, device=device)[:, None]
-        if len(kept) < len(self._slots):
-            indices = torch.tensor(kept, device=device)
-            self._cache.batch_select_indices(indices)
-            self._mask, self._states = self._mask[indices], self._states[indices]
-            self._slots = [self._slots[place] for place in kept]
+    def _move(self, source: int, target: int) -> None:
+        if source == target:
+            return
+        self._cache.move(source, target, self.rows[source].num_columns)
+        if self._encoded is not None:
+            self._encoded.move(source, target)
+        self.rows[target] = self.rows[source]

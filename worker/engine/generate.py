@@ -1,81 +1,24 @@
-"""Generation of one batch, token by token: each row with its own prefix, sampling and end; knows no text of prompts.
+"""Generation of one batch from its beginning to its end; knows no text of prompts.
 
-A row gets what it would get alone: rows are padded on the left, positions are counted in tokens, and a row that has
-ended leaves the batch.
+A row gets what it would get alone, and leaves the batch when it has ended.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from worker.engine.bank import NO_PREFIX, PrefixBank
+from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
-from worker.engine.continuation import continue_prompts
-from worker.engine.detokenise import Detokeniser, StopFilter
 from worker.engine.errors import ContextOverflowError
 from worker.engine.families import MAX_START_TOKENS
-from worker.engine.sampling import Sampler
+from worker.engine.generation_row import FinishReason, GenerationRow, TokenEvent
+from worker.engine.running_batch import RunningBatch
 from worker.engine.tokens import check_context
 
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class GenerationRow:
-    """What one row of a batch asks for.
-
-    Attributes:
-        prompt_ids: At least one id.
-        slot: Slot of the bank, or `NO_PREFIX`.
-        max_new_tokens: At most so many tokens; see `cap_new_tokens`.
-        temperature: 0 is greedy.
-        top_p: Share of probability that is drawn from.
-        seed: Seed of the row's draws; None takes a fresh one.
-        stop: Texts that end the row; they are not shown.
-        end_ids: Tokens that end the row; they are not shown.
-        top_logprobs: How many of the most likely tokens are told with each token.
-    """
-
-    prompt_ids: tuple[int, ...]
-    slot: int = NO_PREFIX
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    end_ids: frozenset[int] = frozenset()
-    top_logprobs: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.prompt_ids or self.max_new_tokens < 1:
-            raise ValueError(
-                f"a row has {len(self.prompt_ids)} prompt ids and max_new_tokens {self.max_new_tokens}; expected at "
-                "least one of each"
-            )
-
-
-@dataclass(frozen=True)
-class TokenEvent:
-    """One token of one row.
-
-    Attributes:
-        row: Index of the row in the batch as it was asked for.
-        token_id: The token.
-        text: What can be shown now; may be empty, and may hold the text of several tokens.
-        finish_reason: Set on the last event of a row: `stop` (end token or stop text) or `length`.
-        logprob: Natural logarithm of the token's probability under the model.
-        top: The most likely tokens with theirs, as many as the row asked for.
-    """
-
-    row: int
-    token_id: int
-    text: str
-    finish_reason: FinishReason | None
-    logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+__all__ = ["FinishReason", "GenerationRow", "TokenEvent", "cap_new_tokens", "end_ids", "stream", "untouched_logits"]
 
 
 def stream(
@@ -97,20 +40,22 @@ def stream(
     Yields:
         Per step one event for each row that has not ended.
     """
-    under_way = [_Row(index, row, base) for index, row in enumerate(rows)]
-    continuation = continue_prompts(base, bank, [row.prompt_ids for row in rows], [row.slot for row in rows])
+    batch = RunningBatch(base)
+    prefixes = [None if bank is None else bank.prefix(row.slot) for row in rows]
+    writing = [batch.join(row, prefix) for row, prefix in zip(rows, prefixes, strict=True)]
+    indices = {each: index for index, each in enumerate(writing)}
     is_first = True
-    while under_way and not (cancelled is not None and cancelled()):
-        logits = continuation.next_logits()
+    while indices and not (cancelled is not None and cancelled()):
+        events = batch.step()
         if is_first and observe_first is not None:
-            observe_first(logits)
+            observe_first(torch.stack([each.first_logits for each in writing if each.first_logits is not None]))
         is_first = False
-        events = [row.accept(row_logits) for row, row_logits in zip(under_way, logits, strict=True)]
-        kept = [place for place, event in enumerate(events) if event.finish_reason is None]
-        under_way = [under_way[place] for place in kept]
-        if kept:
-            continuation.go_on([events[place].token_id for place in kept], kept)
-        yield events
+        told = sorted(((indices[each], event) for each, event in events), key=lambda pair: pair[0])
+        for each, event in events:
+            if event.finish_reason is not None:
+                batch.leave(each)
+                del indices[each]
+        yield [replace(event, row=index) for index, event in told]
 
 
 @torch.inference_mode()
@@ -181,29 +126,3 @@ def cap_new_tokens(
         context_length=context_length,
     )
     return wish if context_length is None else min(wish, context_length - num_prompt_tokens - num_virtual_tokens)
-
-
-class _Row:
-    """One row on its way: its draws, its text, its count."""
-
-    def __init__(self, index: int, row: GenerationRow, base: LoadedBase) -> None:
-        self.index = index
-        self.row = row
-        self._sampler = Sampler(row.temperature, row.top_p, row.seed, num_top=row.top_logprobs)
-        # What an encoder has read stands in front of no answer.
-        self._text = Detokeniser(base.tokenizer, base.decoder_start_ids or row.prompt_ids)
-        self._stop = StopFilter(row.stop)
-        self._num_tokens = 0
-
-    def accept(self, logits: Tensor) -> TokenEvent:
-        """Chooses the row's next token from `[V]` and says what may be shown."""
-        choice = self._sampler.choose(logits)
-        self._num_tokens += 1
-        is_end = choice.token_id in self.row.end_ids
-        is_last = is_end or self._num_tokens == self.row.max_new_tokens
-        text = "" if is_end else self._text.push(choice.token_id)
-        shown, is_stopped = self._stop.push(text + (self._text.flush() if is_last else ""))
-        if is_last and not is_stopped:
-            shown += self._stop.flush()
-        reason: FinishReason | None = "stop" if is_stopped or is_end else "length" if is_last else None
-        return TokenEvent(self.index, choice.token_id, shown, reason, choice.logprob, choice.top)

@@ -16,10 +16,12 @@ class PrefixMask:
     Args:
         lengths: Virtual tokens of each of the B rows.
         position_ids: `[B or 1, T]` of this forward's tokens, prefix counted.
+        strengths: How much of its prefix each row attends to, above 0 and up to 1; None is all of it.
     """
 
-    def __init__(self, lengths: Sequence[int], position_ids: Tensor) -> None:
+    def __init__(self, lengths: Sequence[int], position_ids: Tensor, strengths: Sequence[float] | None = None) -> None:
         self.lengths = lengths
+        self.strengths = strengths
         self.num_columns = max(lengths)
         self.is_uniform = min(lengths) == self.num_columns
         self.position_ids = position_ids
@@ -28,7 +30,7 @@ class PrefixMask:
 
     def is_all_visible(self, sliding_window: int | None) -> bool:
         """Whether every query of the batch sees every column, so that no mask is needed for them."""
-        if not self.is_uniform:
+        if not self.is_uniform or self.strengths is not None:
             return False
         if sliding_window is None:
             return True
@@ -65,7 +67,8 @@ class PrefixMask:
             is_causal: Whether None means causal where there is more than one query.
 
         Returns:
-            `[B or 1, 1 or H, T, P + K]` of the kind that `mask` is; boolean for None.
+            `[B or 1, 1 or H, T, P + K]` of the kind that `mask` is; boolean for None. Additive where a row attends to
+            less than all of its prefix: the scores of a share s of the prefix get log s.
         """
         key = (id(mask), shape, window, is_causal)
         if key not in self._extended:
@@ -81,8 +84,18 @@ class PrefixMask:
             mask = torch.ones(1, 1, *shape, dtype=torch.bool, device=self.position_ids.device)
             mask = mask if is_open else mask.tril()
         columns = self.visible(window)
+        if self.strengths is not None and mask.dtype == torch.bool:
+            mask = _additive(mask, dtype)
         if mask.dtype != torch.bool:
-            columns = torch.where(columns, torch.zeros((), dtype=dtype, device=mask.device), torch.finfo(dtype).min)
+            columns = _additive(columns, dtype)
+        if self.strengths is not None:
+            weights = torch.tensor(self.strengths, device=mask.device).log().to(dtype)
+            columns = columns + weights[:, None, None, None]
         rows = max(len(columns), len(mask))  # one for all where nothing differs between rows
         columns = columns.expand(rows, mask.shape[1], shape[0], self.num_columns)
         return torch.cat([columns, mask.expand(rows, -1, -1, -1)], dim=-1)
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    shown = torch.zeros((), dtype=dtype, device=visible.device)
+    return torch.where(visible, shown, torch.finfo(dtype).min)

@@ -62,6 +62,27 @@ def bias_sources(attentions: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, n
             yield attention, source
 
 
+def distance_bias(source: nn.Module, distances: Tensor) -> Tensor:
+    """What a query adds to the scores of keys at these distances.
+
+    Args:
+        source: The attention that turns distances into biases, one that sees only what stands before.
+        distances: `[Q, W]`, column of the key less that of the query.
+
+    Returns:
+        `[Q, H, W]`.
+    """
+    attention = cast(Any, source)
+    buckets = attention._relative_position_bucket(
+        distances,
+        bidirectional=not attention.is_decoder,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+    bias: Tensor = attention.relative_attention_bias(buckets)
+    return bias.transpose(1, 2)
+
+
 def _columns(source: nn.Module, length: int, num_queries: int, num_seen: int, like: Tensor) -> Tensor:
     """`[1, H, T, length]`: what each query adds for the virtual tokens of a prefix of that length."""
     compute_bias = cast(Any, source).compute_bias

@@ -1,10 +1,14 @@
-"""From the logits of one row to its next token; every row draws from its own generator."""
+"""From the logits of running rows to their next tokens; every row draws from its own generator."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+LIKELY = 256
+"""Tokens that are looked at first for top_p; only where they do not reach it, the whole vocabulary is sorted."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Sampler:
     """Chooses the tokens of one row, the same ones whatever other rows are in the batch.
 
     One uniform number is drawn per token and looked up in the cumulative distribution, so the draw depends on the seed
-    and the row's own logits only.
+    and the row's own logits only. The distribution keeps the order of the vocabulary: sorted, two tokens of nearly the
+    same probability would change places with the last bit of a logit, which other rows of a batch may turn.
 
     Args:
         temperature: 0 takes the most probable token; else logits are divided by it.
@@ -55,27 +60,60 @@ class Sampler:
         Args:
             logits: `[V]`, of any number format, on any device.
         """
-        logprobs = logits.float().log_softmax(dim=-1)
-        token_id = int(logprobs.argmax()) if self.temperature == 0 else self._draw(logprobs.cpu())
-        return Choice(token_id, float(logprobs[token_id]), self._top(logprobs))
+        return choose_all(logits[None], [self])[0]
 
-    def _top(self, logprobs: Tensor) -> tuple[tuple[int, float], ...]:
-        if not self.num_top:
-            return ()
-        values, ids = logprobs.topk(min(self.num_top, len(logprobs)))
-        return tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    def draw(self) -> float:
+        """The next number of the row, from 0 to 1."""
+        return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
-    def _draw(self, logprobs: Tensor) -> int:
-        # Temperature may be tiny: the largest exponent is made 0 before anything overflows.
-        scaled = (logprobs.double() - logprobs.max()) / max(self.temperature, 1e-6)
-        probabilities, order = scaled.softmax(dim=-1).sort(descending=True, stable=True)
-        cumulative = probabilities.cumsum(dim=-1)
-        if self.top_p < 1:
-            num_kept = int((cumulative < self.top_p).sum()) + 1
-            cumulative = cumulative[:num_kept]
-        point = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
-        index = int(torch.searchsorted(cumulative, point, right=True))
-        return int(order[min(index, len(cumulative) - 1)])
+
+def choose_all(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
+    """Chooses the next token of every row.
+
+    Args:
+        logits: `[rows, V]`, of any number format, on any device.
+        samplers: One a row.
+    """
+    logits = logits.float()
+    ids = logits.argmax(dim=-1)
+    drawing = [place for place, sampler in enumerate(samplers) if sampler.temperature > 0]
+    if drawing:
+        ids[drawing] = _draw(logits[drawing], [samplers[place] for place in drawing])
+    totals = logits.logsumexp(dim=-1)
+    logprobs = (logits.gather(1, ids[:, None])[:, 0] - totals).tolist()
+    tops = [_top(logits[place], totals[place], sampler.num_top) for place, sampler in enumerate(samplers)]
+    return [Choice(*chosen) for chosen in zip(ids.tolist(), logprobs, tops, strict=True)]
+
+
+def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    device = logits.device
+    # Temperature may be tiny: the largest exponent is made 0 before anything overflows.
+    temperatures = torch.tensor([max(sampler.temperature, 1e-6) for sampler in samplers], device=device)
+    probabilities = ((logits - logits.amax(dim=-1, keepdim=True)) / temperatures[:, None]).softmax(dim=-1)
+    for row, sampler in zip(probabilities, samplers, strict=True):
+        if sampler.top_p < 1:
+            row.masked_fill_(row < _least_kept(row, sampler.top_p), 0.0)
+    cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    points = torch.tensor([sampler.draw() for sampler in samplers], dtype=torch.float64).to(device)
+    # Never beyond the last token that has any probability, whatever rounding does.
+    points = torch.minimum(points * cumulative[:, -1], torch.nextafter(cumulative[:, -1], torch.zeros_like(points)))
+    return torch.searchsorted(cumulative, points[:, None], right=True)[:, 0]
+
+
+def _least_kept(probabilities: Tensor, top_p: float) -> Tensor:
+    """Probability of the last token that is needed to reach top_p."""
+    likely = probabilities.topk(min(LIKELY, len(probabilities))).values
+    if float(likely.sum()) < top_p:
+        likely = probabilities.sort(descending=True).values
+    num_kept = int((likely.cumsum(dim=-1, dtype=torch.float64) < top_p).sum()) + 1
+    return likely[min(num_kept, len(likely)) - 1]
+
+
+def _top(logits: Tensor, total: Tensor, num_top: int) -> tuple[tuple[int, float], ...]:
+    if not num_top:
+        return ()
+    values, ids = logits.topk(min(num_top, len(logits)))
+    return tuple(zip(ids.tolist(), (values - total).tolist(), strict=True))
 
 
 def first_token_kl(logits: Tensor, base_logits: Tensor) -> float:
