@@ -220,17 +220,31 @@ def has_queued(session: Session) -> bool:
     return session.execute(_FIRST_QUEUED).first() is not None
 
 
-def claim_next(session: Session, holder: str) -> Lease | None:
+def startable_jobs(session: Session, limit: int) -> list[Job]:
+    """The jobs that could start now, in the order in which they will be claimed.
+
+    Args:
+        session: Any session.
+        limit: The most jobs to give.
+    """
+    query = select(Job).where(Job.status == JobStatus.QUEUED, may_start(_TABLE))
+    return list(session.scalars(query.order_by(Job.priority.desc(), Job.position).limit(limit)))
+
+
+def claim_next(session: Session, holder: str, *, only: str | None = None) -> Lease | None:
     """Takes the first job of the queue for its next attempt.
 
     Args:
         session: A writing session.
         holder: Name of the process that will run it.
+        only: Takes it only where it is this one.
 
     Returns:
         The right to write to the job, which is running now; None where no job could start.
     """
-    claimed = session.execute(_CLAIM, {"holder": holder, "moment": now()}).one_or_none()
+    values = {"holder": holder, "moment": now()}
+    statement = _CLAIM if only is None else _CLAIM_ONLY
+    claimed = session.execute(statement, values if only is None else {**values, "only": only}).one_or_none()
     if claimed is None:
         return None
     session.expire_all()
@@ -279,6 +293,7 @@ _CLAIM = (
     )
     .returning(_JOBS.id, _JOBS.attempt)
 )
+_CLAIM_ONLY = _CLAIM.where(_JOBS.id == bindparam("only"))
 _ADD_EVENT = insert(cast(Table, JobEvent.__table__))
 
 

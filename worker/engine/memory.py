@@ -16,6 +16,7 @@ import psutil
 
 from worker.engine.families import Geometry
 from worker.engine.quantisation import BITS_PER_WEIGHT
+from worker.engine.recipe import Recipe
 
 Fit = Literal["fits", "tight", "will not fit"]
 
@@ -41,6 +42,12 @@ MOST_TOKENS_AT_ONCE = 2048
 """What a step needs at most at once, unless one row alone is longer: see `token_budget`, which takes more only where
 there is more."""
 
+MLP_WIDTHS = (256, 512)
+"""Input and least hidden width of the network of the MLP reparameterisation, see `mlp`."""
+
+BYTES_PER_TOKEN = 4
+"""Rough length of a token in UTF-8 text, for estimates alone."""
+
 MOST_LOGITS_AT_ONCE = 1 << 27
 """See `cross_entropy.CHUNK_NUMBERS`."""
 
@@ -55,6 +62,7 @@ class Workload:
         row_tokens: Tokens of a row, prompt and target.
         target_tokens: Tokens of a row that the loss counts, so that logits are computed for them alone.
         num_slots: Prefixes trained at once.
+        is_network: Whether a network is trained whose output is the prefix (the MLP reparameterisation).
     """
 
     num_virtual_tokens: int = 32
@@ -62,6 +70,36 @@ class Workload:
     row_tokens: int = 128
     target_tokens: int = 64
     num_slots: int = 1
+    is_network: bool = False
+
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of one step, of all slots together."""
+        return self.num_slots * self.batch_size * self.row_tokens
+
+
+def workload_of(recipe: Recipe, geometry: Geometry, row_tokens: int) -> Workload:
+    """What a recipe makes of a step.
+
+    Args:
+        recipe: With every field set.
+        geometry: Measurements of the base.
+        row_tokens: About how many tokens a row has; answers are taken for half of it.
+    """
+    row_tokens = min(row_tokens, geometry.context_length)
+    return Workload(
+        num_virtual_tokens=recipe.num_virtual_tokens or 0,
+        batch_size=recipe.batch_size or 0,
+        row_tokens=row_tokens,
+        target_tokens=row_tokens // 2,
+        num_slots=max(len(recipe.sweep), 1),
+        is_network=recipe.reparameterisation == "mlp",
+    )
+
+
+def row_tokens_of(size_bytes: int, num_rows: int) -> int:
+    """About how many tokens a row of a table has."""
+    return max(8, size_bytes // max(1, num_rows) // BYTES_PER_TOKEN)
 
 
 def estimate_training_bytes(
@@ -94,8 +132,9 @@ def estimate_training_bytes(
     joined = rows * (positions + workload.num_virtual_tokens) * keys_and_values * width
     attention = tokens * (positions + workload.num_virtual_tokens) * geometry.num_heads * width
     logits = min(rows * workload.target_tokens * geometry.vocab_size, MOST_LOGITS_AT_ONCE) * 4 * LOGIT_COPIES
-    # fp32 master, gradient, two moments of AdamW, and the best prefix so far.
-    prefix = 5 * 4 * workload.num_slots * geometry.prefix_parameters(method, workload.num_virtual_tokens)
+    # fp32 master, gradient and two moments of AdamW of what is trained, and the best prefix so far.
+    numbers = geometry.prefix_parameters(method, workload.num_virtual_tokens)
+    prefix = 4 * workload.num_slots * (4 * _trained_numbers(workload, numbers) + numbers)
     weights = _weight_bytes(geometry, num_parameters, width, precision)
     counted = weights + activations + joined + attention + logits + prefix
     return PROCESS_BYTES + int(TRAINING_OVERHEAD * counted)
@@ -150,6 +189,15 @@ def available_memory(gpu_free_bytes: int | None = None, cgroup: Path = CGROUP) -
     free = int(psutil.virtual_memory().available)
     limit, used = _read_number(cgroup / "memory.max"), _read_number(cgroup / "memory.current")
     return free if limit is None or used is None else max(min(free, limit - used), 0)
+
+
+def _trained_numbers(workload: Workload, numbers: int) -> int:
+    """Of a prefix of so many numbers: they themselves, or the network that they are the output of."""
+    if not workload.is_network:
+        return numbers
+    length, (inputs, least) = workload.num_virtual_tokens, MLP_WIDTHS
+    hidden, outputs = max(least, 2 * length), numbers // max(length, 1)
+    return length * inputs + (inputs + 1) * hidden + (hidden + 1) * outputs
 
 
 def _weight_bytes(geometry: Geometry, num_parameters: int, width: int, precision: str) -> int:
