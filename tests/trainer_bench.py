@@ -32,9 +32,25 @@ RECIPE = {
 
 
 class Role:
-    """A home folder with a dataset and a tiny base, and a trainer that runs in this process."""
+    """A home folder with a dataset and a tiny base, and a trainer that runs in this process.
 
-    def __init__(self, settings: Settings, database: Database, store: ArtifactStore, folder: Path) -> None:
+    Args:
+        settings: Of the home folder.
+        database: The open database.
+        store: Its artifacts.
+        folder: The tiny base.
+        validation_fraction: Of 40 rows; the fewer are held out, the sooner a job has compared its prefix on them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: ArtifactStore,
+        folder: Path,
+        validation_fraction: float = 0.2,
+    ) -> None:
+        self.validation_fraction = validation_fraction
         self.database = database
         self.store = store
         self.terminated = threading.Event()
@@ -53,7 +69,7 @@ class Role:
         table = StoredTable({"train": self.store.put_file(path)}, ["food", "text"], {"train": 40}, 900, "0" * 64, {})
         mapping = {
             "template": "food: {food}", "target": "text", "instruction": "Say what the place serves.",
-            "validation_fraction": 0.2, "seed": 0, "rendering": "auto",
+            "validation_fraction": self.validation_fraction, "seed": 0, "rendering": "auto",
         }  # fmt: skip
         with self.database.write() as session:
             _, version = create_dataset(session, "food.csv", table, mapping, [])
