@@ -37,6 +37,7 @@ def test_chosen_fields_stay() -> None:
         max_steps=33,
         batch_size=3,
         eval_every=2,
+        average_decay=0.0,
     )
     assert resolved(chosen) == chosen
 
@@ -44,8 +45,8 @@ def test_chosen_fields_stay() -> None:
 def test_rates_are_compared_unless_one_is_chosen() -> None:
     automatic = resolved()
     assert automatic.learning_rate == 0.08
-    assert automatic.sweep == (0.03, 0.06, 0.12, 0.24)
-    assert automatic.sweep_steps == 0.3 * automatic.max_steps
+    assert automatic.sweep == (0.04, 0.08, 0.16)
+    assert automatic.sweep_steps == 0.15 * automatic.max_steps
     assert resolved(Recipe(learning_rate=0.01)).sweep == ()
     assert resolved(Recipe(sweep=(0.1, 0.2))).sweep == (0.1, 0.2)
 
@@ -74,7 +75,7 @@ def test_rate_of_muon_falls_less(num_parameters: int, rate: float) -> None:
 
 
 def test_input_vectors_take_larger_steps_than_keys_and_values() -> None:
-    assert resolved(Recipe(method="prompt-tuning")).sweep == (0.075, 0.15, 0.3, 0.6)
+    assert resolved(Recipe(method="prompt-tuning")).sweep == (0.1, 0.2, 0.4)
     direct = Recipe(method="prompt-tuning", reparameterisation="direct")
     assert resolved(direct).learning_rate == resolved(Recipe(reparameterisation="direct")).learning_rate
 
@@ -89,7 +90,7 @@ def test_long_instruction_gets_a_longer_prefix_within_a_quarter_of_the_context()
 
 def test_few_rows_get_small_batches_and_enough_steps() -> None:
     few = resolved(num_train=20)
-    assert (few.batch_size, few.max_steps, few.eval_every) == (5, 200, 20)
+    assert (few.batch_size, few.max_steps, few.eval_every) == (5, 300, 20)
     many = resolved(num_train=100_000)
-    assert (many.batch_size, many.max_steps) == (16, 400)
+    assert (many.batch_size, many.max_steps) == (16, 600)
     assert resolved(num_train=1).batch_size == 1

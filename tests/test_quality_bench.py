@@ -132,19 +132,19 @@ def test_absent_data_is_refused_with_the_option_to_set(tmp_path: Path) -> None:
         prepare(tmp_path, TASKS["rt_polarity"], tiny_tokenizer(), SIZES)
 
 
-def test_a_peer_sees_as_many_rows_as_ours_and_tries_as_many_rates(base_folder: Path, data_folder: Path) -> None:
-    bench = Workbench(Setup(base_folder, data_folder, "float32", SIZES, max_steps=6))
+def test_a_peer_sees_no_fewer_rows_than_ours_and_tries_no_fewer_rates(base_folder: Path, data_folder: Path) -> None:
+    bench = Workbench(Setup(base_folder, data_folder, "float32", SIZES, max_steps=20))
     ours, peer = (bench.run(Cell("rt_polarity", method, 0)) for method in ("ours", "peft_prefix_text"))
 
-    assert peer["num_examples"] == ours["num_examples"]
-    assert len(peer["rates"]) == len(ours["rates"]) > 1
+    assert ours["num_examples"] <= peer["num_examples"]
+    assert len(peer["rates"]) >= len(ours["rates"]) > 1
     assert len(peer["row_losses"]) == len(peer["answers"]) == SIZES.test
     assert peer["data_sha256"] == ours["data_sha256"]
     json.dumps([ours, peer])
 
 
 def test_terms_name_our_whole_recipe_and_what_a_peer_shares_with_it(base_folder: Path, data_folder: Path) -> None:
-    short, longer = (Workbench(Setup(base_folder, data_folder, "float32", SIZES, steps)) for steps in (6, 8))
+    short, longer = (Workbench(Setup(base_folder, data_folder, "float32", SIZES, steps)) for steps in (6, 20))
     ours, peer = Cell("rt_polarity", "ours", 0), Cell("rt_polarity", "peft_prompt", 0)
 
     assert json.loads(json.dumps(short.terms(ours))) == short.terms(ours) != longer.terms(ours)

@@ -1,10 +1,19 @@
-"""The sweep of a peer: as many rates, the same elimination and as many examples as ours."""
+"""The sweep of a peer: four rates, halved twice, within at least as many examples as ours may see."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from worker.engine.recipe import Recipe
+
+NUM_RATES = 4
+"""Rates of a peer; more than ours tries, because a peer's rate means something else for each method."""
+
+RUNG = 0.3
+"""Share of a peer's steps after which the worse half of its rates is dropped, and after as many again the next."""
+
+LOOKS = 10
+"""Looks at the validation rows in a peer's training."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +53,24 @@ class SweepPlan:
 
     @classmethod
     def like(cls, recipe: Recipe, rates: tuple[float, ...], num_train: int) -> "SweepPlan":
-        """The plan of a resolved recipe, with other rates."""
-        max_steps, batch_size, eval_every = recipe.max_steps or 0, recipe.batch_size or 0, recipe.eval_every or 0
-        return cls(rates, max_steps, batch_size, num_train, eval_every, recipe.sweep_steps or eval_every)
+        """The shortest plan whose examples are no fewer than those of a resolved recipe, with rates of its own.
+
+        Args:
+            recipe: Ours.
+            rates: `NUM_RATES` of them.
+            num_train: Training rows.
+        """
+        batch_size = recipe.batch_size or 0
+        ours = cls(recipe.sweep or (0.0,), recipe.max_steps or 0, batch_size, num_train, recipe.eval_every or 1,
+                   recipe.sweep_steps or 1)  # fmt: skip
+        max_steps = 0
+        while True:
+            max_steps += LOOKS if max_steps >= LOOKS else 1
+            plan = cls(
+                rates, max_steps, batch_size, num_train, max(max_steps // LOOKS, 1), max(round(RUNG * max_steps), 1)
+            )
+            if plan.num_examples >= ours.num_examples:
+                return plan
 
     @property
     def rows_per_step(self) -> float:

@@ -10,7 +10,7 @@ from bench.quality.ours import OUR_METHODS, initial_text, resolved, train_ours
 from bench.quality.parts import PartSizes, TaskData, prepare
 from bench.quality.peer_training import train_peer
 from bench.quality.peers import PEERS, Start
-from bench.quality.plan import SweepPlan, spread
+from bench.quality.plan import NUM_RATES, SweepPlan, spread
 from bench.quality.tasks import TASKS
 from bench.quality.trained import Trained, answers, row_losses
 from worker.engine.allocator import keep_freed_memory
@@ -106,9 +106,9 @@ class Workbench:
         return train_peer(PEERS[cell.method], start, data.train, data.validation, plan, cell.seed)
 
     def _terms_of_peers(self, cell: Cell, data: TaskData) -> tuple[Recipe, SweepPlan]:
-        """Our recipe, and its plan with as many rates of the peer's own range."""
+        """Our recipe, and a plan for as many examples with rates of the peer's own range."""
         recipe, peer = self._recipe(data, Recipe(seed=cell.seed)), PEERS[cell.method]
-        rates = spread(peer.low, peer.high, max(len(recipe.sweep), 1))
+        rates = spread(peer.low, peer.high, NUM_RATES)
         return recipe, SweepPlan.like(recipe, rates, len(data.train))
 
     def _recipe(self, data: TaskData, asked: Recipe) -> Recipe:

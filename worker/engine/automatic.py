@@ -6,8 +6,8 @@ from dataclasses import replace
 from worker.engine.families import Geometry
 from worker.engine.recipe import Method, Recipe, Reparameterisation
 
-DEFAULT_REPARAMETERISATION: Reparameterisation = "muon"
-"""Won on held-out rows against the prefix's own numbers with AdamW and against the MLP (see docs/decisions.md)."""
+DEFAULT_REPARAMETERISATION: Reparameterisation = "propagated"
+"""Won on held-out rows against matrices alone, the prefix's own numbers with AdamW and the MLP (docs/decisions.md)."""
 
 RateBySize = tuple[tuple[float, float], ...]
 
@@ -22,21 +22,29 @@ ADAMW_RATES: RateBySize = ((3e6, 0.1), (3e7, 0.03), (1e8, 0.01), (1e9, 0.005))
 """The same for AdamW. At 3 million it was chosen among rates that were tried there; from 100 million up it is what
 others report (PEFT's benchmark takes 5e-3 at 3.2 billion)."""
 
-KEY_RATE_FACTOR: dict[Reparameterisation, float] = {"muon": 0.3, "direct": 1.0, "mlp": 1.0}
+KEY_RATE_FACTOR: dict[Reparameterisation, float] = {
+    "propagated": 0.3,
+    "muon": 0.3,
+    "direct": 1.0,
+    "mlp": 1.0,
+}
 """Rate of the keys as a multiple of the values': keys decide who looks where, and fast ones make high rates collapse.
 Measured with Muon; the network of the MLP has no keys apart."""
 
-SWEEP_FACTORS = (0.375, 0.75, 1.5, 3.0)
-"""Rates that are compared in one pass, as multiples of the middle one."""
+SWEEP_FACTORS = (0.5, 1.0, 2.0)
+"""Rates that are compared in one pass, as multiples of the middle one. More of them would cost steps: at equal examples
+a longer training is worth more than a finer choice."""
 
-RUNG = 0.3
-"""Share of the steps after which the worse half of the rates is dropped, and after as many again the next. Sooner, high
-rates look better than they end: at a fifth of the steps the rate that won on support messages was still the last."""
+RUNG = 0.15
+"""Share of the steps after which the worst rate is dropped, and after as many again the next."""
+
+AVERAGE_DECAY = 0.98
+"""The running average reaches back over about fifty steps (see docs/decisions.md)."""
 
 MIN_VIRTUAL_TOKENS, MAX_VIRTUAL_TOKENS = 16, 64
-MIN_STEPS, MAX_STEPS = 200, 400
-EPOCHS = 8
-EVALUATIONS = 10
+MIN_STEPS, MAX_STEPS = 300, 600
+EPOCHS = 12
+EVALUATIONS = 15
 
 
 def resolve(
@@ -78,12 +86,13 @@ def resolve(
         sweep_steps=recipe.sweep_steps or max(round(RUNG * max_steps), 1),
         max_steps=max_steps,
         batch_size=batch_size,
+        average_decay=AVERAGE_DECAY if recipe.average_decay is None else recipe.average_decay,
         eval_every=recipe.eval_every or max(max_steps // EVALUATIONS, 1),
     )
 
 
 def _middle_rate(method: Method, kind: Reparameterisation, num_parameters: int) -> float:
-    if kind != "muon":
+    if kind not in ("muon", "propagated"):
         return interpolated(ADAMW_RATES, num_parameters)
     return interpolated(MUON_RATES, num_parameters) * (PROMPT_FACTOR if method == "prompt-tuning" else 1.0)
 

@@ -39,7 +39,11 @@ class Matrices:
 
     def numbers(self) -> Tensor:
         """See `Parameterisation`."""
-        return self._start + self._spread * self._moved()
+        return self._start + self.change()
+
+    def change(self) -> Tensor:
+        """What has been added to the start, in the shape of the numbers."""
+        return self._spread * self._moved()
 
     def groups(self) -> list[ParameterGroup]:
         """See `Parameterisation`."""

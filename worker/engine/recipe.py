@@ -8,7 +8,7 @@ from worker.engine.errors import InvalidRecipeError
 
 Method = Literal["prefix-tuning", "prompt-tuning"]
 Initialisation = Literal["text", "random"]
-Reparameterisation = Literal["direct", "muon", "mlp"]
+Reparameterisation = Literal["direct", "muon", "mlp", "propagated"]
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "warmup_fraction": (0.0, 0.9),
     "weight_decay": (0.0, 1.0),
     "max_grad_norm": (0.0, 1000.0),
+    "average_decay": (0.0, 0.9999),
     "eval_every": (1, 100_000),
     "seed": (0, 2**31 - 1),
 }
@@ -39,7 +40,8 @@ class Recipe:
         num_virtual_tokens: Length P of the prefix in tokens.
         init: Start from the K/V of the instruction and the first examples, or from random numbers.
         reparameterisation: What is trained: the prefix's own numbers with AdamW (direct), the same as matrices with
-            Muon (muon), or a network whose output they are (mlp). The prefix that comes out is of one kind.
+            Muon (muon), a network whose output they are (mlp), or input vectors that the base carries through its
+            layers, and matrices that are added there (propagated). The prefix that comes out is of one kind.
         learning_rate: Peak rate, of the size that fits the prefix's own numbers.
         key_rate_factor: Rate of a prefix's keys as a multiple of its values'; 0 leaves the keys as they start.
         sweep: Peak rates to compare instead of `learning_rate`, in one pass; empty where there is nothing to compare.
@@ -50,6 +52,8 @@ class Recipe:
         warmup_fraction: Share of the steps in which the rate rises to its peak; a cosine to zero follows.
         weight_decay: Decoupled decay of AdamW.
         max_grad_norm: Norm to which the gradient is clipped; 0 leaves it as it is.
+        average_decay: Share that a step keeps of the running average of all states, which is what is evaluated and
+            published; 0 takes each state as it is.
         eval_every: Steps between two looks at the validation rows.
         seed: Seed of the order of rows and of random numbers.
         precision: Number format of the frozen base; the prefix itself is always fp32. With int8 and int4 its linear
@@ -72,6 +76,7 @@ class Recipe:
     warmup_fraction: float = 0.06
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    average_decay: float | None = None
     eval_every: int | None = None
     seed: int = 0
     precision: Precision = "auto"

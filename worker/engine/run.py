@@ -239,7 +239,7 @@ class Run:
 
     @torch.no_grad()
     def _validation_loss(self, slot: Slot) -> float:
-        bank = bank_of(self.base, self.recipe.method, slot.parameterisation.numbers())
+        bank = bank_of(self.base, self.recipe.method, slot.numbers().to(self.base.device))
         return evaluate(self.base, bank, self.rows.validation).loss
 
     def _note_steps(self, points: Sequence[StepPoint | None]) -> None:

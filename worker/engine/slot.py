@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from worker.engine.average import Average
 from worker.engine.optimiser import Optimiser
 from worker.engine.parameterisation import Parameterisation
 from worker.engine.progress import EvaluationPoint, SlotProgress, StepPoint
@@ -39,6 +40,8 @@ class Slot:
         self.optimiser = Optimiser(
             parameterisation, weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm
         )
+        trained = [tensor for group in parameterisation.groups() for tensor in group.tensors]
+        self.average = Average(trained, recipe.average_decay or 0.0)
         self.best_step = self.bad_evaluations = self.num_divergences = 0
         self.best_loss: float | None = None
         self.latest_loss: float | None = None
@@ -64,10 +67,11 @@ class Slot:
             return None
         rate = self.peak_rate * rate_factor(step, self.recipe.max_steps or 0, self.recipe.warmup_fraction)
         self.optimiser.step(rate, norm)
+        self.average.update()
         return StepPoint(step + 1, loss, rate, norm)
 
     def note_evaluation(self, step: int, loss: float) -> EvaluationPoint:
-        """Keeps the state where it is the best so far."""
+        """Keeps the prefix where it is the best so far."""
         is_best = math.isfinite(loss) and (self.best_loss is None or loss < self.best_loss)
         self.latest_loss = loss
         if is_best:
@@ -77,7 +81,7 @@ class Slot:
         return EvaluationPoint(step, loss, is_best)
 
     def keep_as_best(self, step: int) -> None:
-        """Takes the state as the best, whatever its loss."""
+        """Takes the prefix as the best, whatever its loss."""
         self.best_step, self.best_numbers = step, self.numbers()
 
     def score(self) -> tuple[float, float]:
@@ -98,13 +102,15 @@ class Slot:
 
     @torch.no_grad()
     def numbers(self) -> Tensor:
-        """The prefix as it is, copied to the CPU."""
-        return self.parameterisation.numbers().cpu().clone()
+        """The prefix that the running average gives, copied to the CPU."""
+        with self.average.in_place():
+            return self.parameterisation.numbers().cpu().clone()
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of its state by name, on the CPU."""
         named = {f"parameters.{name}": tensor for name, tensor in self.parameterisation.state().items()}
         named |= {f"moments.{name}": tensor for name, tensor in self.optimiser.state().items()}
+        named |= {f"average.{name}": tensor for name, tensor in self.average.state().items()}
         return named | {"best_numbers": self.best_numbers.clone()}
 
     def progress(self) -> SlotProgress:
@@ -124,6 +130,7 @@ class Slot:
         """Takes what `progress` and `tensors` gave."""
         self.parameterisation.load(_under("parameters.", tensors))
         self.optimiser.load(_under("moments.", tensors))
+        self.average.load(_under("average.", tensors))
         self.best_numbers = tensors["best_numbers"].clone()
         self.rate, self.best_step, self.best_loss = progress.rate, progress.best_step, progress.best_loss
         self.latest_loss, self.bad_evaluations = progress.latest_loss, progress.bad_evaluations

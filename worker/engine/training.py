@@ -80,7 +80,8 @@ def first_slots(base: LoadedBase, training: Training) -> list[Slot]:
     """The slots that a training begins with: one for each learning rate, all in the same state."""
     recipe = training.recipe
     start = parameterise(base, recipe, training.init_ids)
-    return [Slot(recipe, rate, deepcopy(start)) for rate in recipe.sweep or (recipe.learning_rate or 0.0,)]
+    rates = recipe.sweep or (recipe.learning_rate or 0.0,)
+    return [Slot(recipe, rate, deepcopy(start, {id(base): base})) for rate in rates]
 
 
 def check_resolved(recipe: Recipe) -> None:
