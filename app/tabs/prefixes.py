@@ -7,6 +7,7 @@ import gradio as gr
 
 from app.context import AppContext
 from app.services import base_models, prefixes
+from app.tabs.answer_panel import AnswerPanel
 from app.tabs.house import HousePanel
 from app.ui import markup, prefix_view
 from app.ui.pieces import guarded, html_piece, picked, sentence
@@ -55,6 +56,7 @@ class PrefixesTab:
             with gr.Row():
                 self.keep = gr.Button("Keep it")
                 self.confirm = gr.Button("Delete", variant="stop", elem_id="prefix-delete-confirm")
+        self.answers = AnswerPanel(self.context, self.chosen)
         with gr.Row(equal_height=False, elem_classes="ps-ends"):
             self.name = gr.Textbox(label="Name", max_lines=1, max_length=80, scale=4, elem_id="prefix-name")
             self.rename = gr.Button("Rename", size="md", scale=1, min_width=96, elem_id="prefix-rename")
@@ -65,7 +67,7 @@ class PrefixesTab:
         """What `show` fills."""
         return [
             self.chosen, self.cards, self.foreign_base, self.column, self.detail, self.name, self.snippet,
-            self.download,
+            self.download, *self.answers.shown,
         ]  # fmt: skip
 
     def wire(self) -> None:
@@ -80,6 +82,7 @@ class PrefixesTab:
         self.keep.click(lambda: gr.Group(visible=False), None, self.delete_choice)
         gone = self.confirm.click(guarded(self._remove), self.chosen, self.delete_choice)
         gone.success(guarded(self.show), self.chosen, self.shown)
+        self.answers.wire()
         self.house.wire()
         self.house_fold.expand(guarded(self.house.show), None, self.house.shown)
 
@@ -95,7 +98,7 @@ class PrefixesTab:
         bases = [each["name"] for each in base_models.listing(self.context) if each["download_state"] == "ready"]
         cards = prefix_view.library(listed, chosen), gr.Dropdown(choices=bases)
         if chosen is None:
-            return None, *cards, gr.Column(visible=False), "", "", "", gr.skip()
+            return None, *cards, gr.Column(visible=False), "", "", "", gr.skip(), *self.answers.show(None)
         prefix = prefixes.describe(self.context, chosen)
         return (
             chosen,
@@ -105,6 +108,7 @@ class PrefixesTab:
             prefix["name"],
             prefix_view.snippet(prefixes.load_snippet(self.context, chosen)),
             self._address(chosen, False),
+            *self.answers.show(chosen),
         )
 
     def take_zip(self, path: str, chosen: str | None, base_model: str | None) -> Updates:
