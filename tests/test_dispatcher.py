@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ class FakeExecutor:
 
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
+        self.device: str | None = None
+        self.trainers: list[list[Assignment]] = []
         self.started: list[Assignment] = []
         self.running: list[Assignment] = []
         self.over: list[Ended] = []
@@ -43,9 +46,13 @@ class FakeExecutor:
     def free_slots(self) -> int:
         return self.slots - len(self.running)
 
-    def start(self, assignment: Assignment) -> None:
-        self.started.append(assignment)
-        self.running.append(assignment)
+    def next_device(self) -> str | None:
+        return self.device
+
+    def start(self, assignments: Sequence[Assignment]) -> None:
+        self.started += assignments
+        self.running += assignments
+        self.trainers.append(list(assignments))
 
     def end(self, exit_code: int) -> None:
         self.over.append(Ended(self.running.pop(0), exit_code))

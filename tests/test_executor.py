@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from storage.children import spawn, stop
-from worker.executor import LocalExecutor, find_devices
+from worker.devices import find_devices
+from worker.executor import LocalExecutor
 from worker.training.assignment import Assignment
 
 FAKE_TRAINER = """
 import os, sys, time
 out = open(sys.argv[1], "a", buffering=1)
 if "--assign" in sys.argv:
-    line = sys.argv[sys.argv.index("--assign") + 1]
+    line = " ".join(sys.argv[sys.argv.index("--assign") + 1:])
     out.write("cold ")
 else:
     out.write("waiting\\n")
@@ -63,14 +64,14 @@ def test_job_goes_to_the_warm_trainer(bench: Bench) -> None:
     bench.executor.keep_warm()
     bench.executor.keep_warm()
     until(lambda: bench.lines() == ["waiting"])
-    bench.executor.start(Assignment("job", 1))
+    bench.executor.start([Assignment("job", 1)])
     until(lambda: len(bench.lines()) == 2)
     assert bench.lines()[1].startswith("warm job:1 on")
     assert bench.executor.free_slots() == 0
 
 
 def test_job_starts_without_a_warm_trainer(bench: Bench) -> None:
-    bench.executor.start(Assignment("job", 1))
+    bench.executor.start([Assignment("job", 1)])
     until(lambda: bool(bench.lines()))
     assert bench.lines()[0].startswith("cold job:1")
 
@@ -81,13 +82,13 @@ def test_job_starts_anew_where_the_warm_trainer_died(bench: Bench) -> None:
     child = bench.executor._warm[None]
     child.kill()
     child.wait()
-    bench.executor.start(Assignment("job", 1))
+    bench.executor.start([Assignment("job", 1)])
     until(lambda: len(bench.lines()) == 2)
     assert bench.lines()[1].startswith("cold job:1")
 
 
 def test_next_trainer_gets_ready_behind_one_that_works_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.executor.start(Assignment("job", 50))
+    bench.executor.start([Assignment("job", 50)])
     bench.executor.keep_warm()
     assert None not in bench.executor._warm
     monkeypatch.setattr("worker.executor.SPARE_AFTER_S", 0.0)
@@ -95,9 +96,23 @@ def test_next_trainer_gets_ready_behind_one_that_works_for_long(bench: Bench, mo
     until(lambda: "waiting" in bench.lines())
 
 
+@pytest.mark.parametrize("is_warm", [True, False])
+def test_jobs_of_one_pass_go_to_one_trainer_and_end_with_it(bench: Bench, is_warm: bool) -> None:
+    if is_warm:
+        bench.executor.keep_warm()
+        until(lambda: bench.lines() == ["waiting"])
+    assignments = [Assignment("a", 1), Assignment("b", 1)]
+    bench.executor.start(assignments)
+    assert bench.executor.free_slots() == 0
+    until(lambda: "a:1 b:1 on" in bench.told.read_text())
+    bench.executor.kill(Assignment("b", 1))
+    assert [ended.assignment for ended in bench.executor.ended()] == assignments
+    assert bench.executor.free_slots() == 1
+
+
 def test_end_of_a_trainer_is_told_once_with_its_exit_code(bench: Bench) -> None:
-    bench.executor.start(Assignment("bad", 1))
-    until(lambda: bench.executor._busy[None][1].poll() is not None)
+    bench.executor.start([Assignment("bad", 1)])
+    until(lambda: bench.executor._busy[None].child.poll() is not None)
     (ended,) = bench.executor.ended()
     assert (ended.assignment, ended.exit_code) == (Assignment("bad", 1), 3)
     assert bench.executor.ended() == []
@@ -105,7 +120,7 @@ def test_end_of_a_trainer_is_told_once_with_its_exit_code(bench: Bench) -> None:
 
 
 def test_killed_trainer_is_told_of_like_any_other(bench: Bench) -> None:
-    bench.executor.start(Assignment("job", 500))
+    bench.executor.start([Assignment("job", 500)])
     bench.executor.kill(Assignment("other", 500))
     assert bench.executor.ended() == []
     bench.executor.kill(Assignment("job", 500))
@@ -116,8 +131,8 @@ def test_killed_trainer_is_told_of_like_any_other(bench: Bench) -> None:
 
 def test_each_device_takes_one_job_and_shows_only_itself(tmp_path: Path) -> None:
     bench = Bench(tmp_path, ("0", "1"))
-    bench.executor.start(Assignment("a", 5))
-    bench.executor.start(Assignment("b", 5))
+    bench.executor.start([Assignment("a", 5)])
+    bench.executor.start([Assignment("b", 5)])
     assert bench.executor.free_slots() == 0
     until(lambda: len(bench.lines()) == 2)
     assert {line.split(" on ")[1][0] for line in bench.lines()} == {"0", "1"}
@@ -125,10 +140,25 @@ def test_each_device_takes_one_job_and_shows_only_itself(tmp_path: Path) -> None
 
 
 def test_one_core_is_left_for_the_page(bench: Bench) -> None:
-    bench.executor.start(Assignment("job", 1))
+    bench.executor.start([Assignment("job", 1)])
     until(lambda: bool(bench.lines()))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert bench.lines()[0].endswith(f"with {max(1, (cores or 1) - 1)}")
+
+
+def test_trainers_of_several_devices_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.executor.count_cpus", lambda: 9)
+    bench = Bench(tmp_path, ("0", "1", "2"))
+    bench.executor.start([Assignment("a", 1)])
+    until(lambda: bool(bench.lines()))
+    assert bench.lines()[0].endswith("with 2")
+    bench.executor.stop(timeout_s=5)
+
+
+def test_every_gpu_becomes_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_devices(lambda fields: [["0"], ["1"], ["2"]]) == ["0", "1", "2"]
+    assert find_devices(lambda fields: []) == [None]
 
 
 def test_visible_devices_become_slots(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,10 @@
-"""The dispatcher role: claims queued jobs, starts a trainer for each, notices those that died, runs downloads.
+"""The dispatcher role: claims queued jobs, starts trainers for them, notices those that died, runs downloads.
 
 `python -m worker.dispatcher`. It knows no torch, keeps nothing in memory that the database does not hold, and may be
 started again at any moment.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -12,21 +13,24 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
-from storage.disk import DiskFullError
+from storage.disk import DiskFullError, lack_of_room, refusing_full_disk
 from storage.errors import BusyError, NotFoundError, StudioError
 from storage.leases import LeaseWatch, is_abandoned
 from storage.logs import set_up_logging
-from storage.queue import Lease, LeaseLostError, claim_next, has_queued
+from storage.queue import Lease, LeaseLostError, claim_next, startable_jobs
 from storage.settings import Settings, read_settings
 from storage.usage import sweep
+from worker.devices import MachineMemory, find_devices
 from worker.downloader import Downloader
-from worker.executor import Ended, Executor, LocalExecutor, find_devices
+from worker.executor import Ended, Executor, LocalExecutor
+from worker.room import Room
 from worker.training.assignment import Assignment
+from worker.workload import MAX_JOBS, company, look_at
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +55,7 @@ class Dispatcher:
         database: The open database.
         executor: Where trainers run.
         downloader: Fetches base models.
+        room: Makes room for trainings; None starts them without a look at the memory.
         clock: Seconds that never go back; whether a trainer still answers is judged by them, not by the time of day.
     """
 
@@ -60,14 +65,18 @@ class Dispatcher:
         database: Database,
         executor: Executor,
         downloader: Downloader,
+        room: Room | None = None,
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
         self.database = database
         self.executor = executor
         self.downloader = downloader
+        self.room = room
         self.holder = f"{socket.gethostname()[:60]}:{os.getpid()}"
         self._running: list[Assignment] = []
+        self._together: dict[Assignment, list[Assignment]] = {}
         self._unaccounted: list[Ended] = []
         self._store = ArtifactStore(settings)
         self._clock = clock
@@ -96,9 +105,11 @@ class Dispatcher:
         """One round."""
         self._beat()
         self._account_for_ended()
-        self._take_back_silent()
-        while self.executor.free_slots() > 0 and self._start_next():
-            continue
+        # On a full disk nobody can renew a lease, and a trainer that starts would die of it.
+        if lack_of_room(self.settings) is None:
+            self._take_back_silent()
+            while self.executor.free_slots() > 0 and self._start_next():
+                continue
         self.executor.keep_warm()
         self.downloader.tick()
         self._sweep()
@@ -118,19 +129,37 @@ class Dispatcher:
         heartbeat_file(self.settings).unlink(missing_ok=True)
 
     def _start_next(self) -> bool:
-        # Looking first spares the lock that every writer takes; the claim itself is one statement.
+        """Starts a trainer for the first job of the queue, and for its neighbours where they do better in one pass."""
+        num_free, device = self.executor.free_slots(), self.executor.next_device()
+        # Looking first spares the lock that every writer takes; each claim itself is one statement.
         with self.database.read() as session:
-            if not has_queued(session):
-                return False
-        with self.database.write() as session:
-            lease = claim_next(session, self.holder)
-        if lease is None:
+            jobs = startable_jobs(session, limit=num_free * MAX_JOBS)
+            works = [look_at(session, job, device) for job in jobs]
+        if not jobs:
             return False
-        assignment = Assignment(lease.job_id, lease.attempt)
-        logger.info("job %s starts as attempt %d", assignment.job_id, assignment.attempt)
-        self._running.append(assignment)
-        self.executor.start(assignment)
+        if self.room and not self.room.is_there(jobs[0].id, device, works[0].needed_bytes):
+            return False
+        wanted = [job.id for job in jobs[: company(works, num_free, device)]]
+        leases = self._claim(wanted)
+        if not leases:
+            return False
+        assignments = [Assignment(lease.job_id, lease.attempt) for lease in leases]
+        logger.info("these jobs start as one trainer: %s", ", ".join(map(str, assignments)))
+        self._running += assignments
+        self._together.update(dict.fromkeys(assignments, assignments))
+        self.executor.start(assignments)
         return True
+
+    def _claim(self, wanted: Sequence[str]) -> list[Lease]:
+        """Claims jobs one after another for as long as each of them is the first in the queue."""
+        leases: list[Lease] = []
+        with self.database.write() as session:
+            for job_id in wanted:
+                lease = claim_next(session, self.holder, only=job_id)
+                if lease is None:
+                    break
+                leases.append(lease)
+        return leases
 
     def _account_for_ended(self) -> None:
         """Says of each trainer that ended how it did; one that cannot be written down now waits for the next round."""
@@ -138,6 +167,7 @@ class Dispatcher:
         for _ in range(len(self._unaccounted)):
             ended = self._unaccounted.pop(0)
             self._running.remove(ended.assignment)
+            self._together.pop(ended.assignment, None)
             try:
                 self._account_for(ended)
             except (BusyError, DiskFullError) as error:
@@ -160,9 +190,15 @@ class Dispatcher:
             self._watch_at = self._clock()
             # Ended first: one that hangs with the database's lock in hand would let nobody write its end.
             for lease in self._watch.look(self.database):
-                self.executor.kill(Assignment(lease.job_id, lease.attempt))
+                self._kill(Assignment(lease.job_id, lease.attempt))
             for lease, status in self._watch.take_back(self.database):
                 logger.warning("the lease of job %s ran out; the job is %s", lease.job_id, status)
+
+    def _kill(self, assignment: Assignment) -> None:
+        """Ends the trainer of an attempt, unless other jobs of it still answer: those need their process."""
+        answering = {Assignment(lease.job_id, lease.attempt) for lease in self._watch.answering()}
+        if not answering.intersection(self._together.get(assignment, ())):
+            self.executor.kill(assignment)
 
     def _sweep(self) -> None:
         """Deletes what no row names: at the start, since a crash may have left something, and then every hour."""
@@ -181,8 +217,10 @@ class Dispatcher:
         if fault is not None:
             state["fault"] = fault
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(path)
+        # Without room the page sees by itself why nothing starts.
+        with contextlib.suppress(DiskFullError), refusing_full_disk("writing a heartbeat"):
+            temporary.write_text(json.dumps(state))
+            temporary.replace(path)
 
     def _is_gone(self, lease: Lease) -> bool:
         """Whether an attempt of an earlier dispatcher has no process left; its own tell of their end themselves."""
@@ -221,7 +259,8 @@ def main() -> int:
         print(error.message, file=sys.stderr)
         return 2
     executor = LocalExecutor(settings.home / "run" / "trainer.log", find_devices())
-    Dispatcher(settings, database, executor, Downloader(database)).run(asked_to_stop)
+    room = Room(settings, MachineMemory())
+    Dispatcher(settings, database, executor, Downloader(database), room).run(asked_to_stop)
     database.close()
     return 0
 

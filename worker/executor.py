@@ -1,9 +1,8 @@
-"""Runs trainers: one process for each job, on a slot of this machine, one more kept warm for the next."""
+"""Runs trainers: one process for each job, or for several that share a pass, on a slot of this machine; one more is
+kept warm for the next."""
 
 import contextlib
 import logging
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 from storage.children import spawn, stop
+from worker.devices import count_cpus
 from worker.training.assignment import Assignment
 
 logger = logging.getLogger(__name__)
 
 TRAINER = (sys.executable, "-m", "worker.trainer")
-PROBE_TIMEOUT_S = 10.0
 WARM_RETRY_S = 10.0
 SPARE_AFTER_S = 20.0
 """How long a trainer works before the next one gets ready behind it: a short job should not share its cores."""
@@ -31,7 +30,7 @@ SPIN_COUNT = "1000"
 
 @dataclass(frozen=True)
 class Ended:
-    """A trainer that is no more.
+    """An attempt whose trainer is no more.
 
     Attributes:
         assignment: What it was told to do.
@@ -43,16 +42,24 @@ class Ended:
 
 
 class Executor(Protocol):
-    """Where trainers run. All of them run the same command; only the place differs."""
+    """Where trainers run: the seam for other backends, which run the same command (`TRAINER`) in another place.
+
+    The dispatcher calls all of it from one thread, again and again, so no call may wait for a trainer. The jobs' rows
+    say how jobs end; an executor only says that a process is gone. A backend that forgets its processes (a cluster
+    whose head starts anew) may leave `ended` empty: the leases of their jobs then run out.
+    """
 
     def free_slots(self) -> int:
         """How many more trainers may start now."""
 
-    def start(self, assignment: Assignment) -> None:
-        """Starts a trainer for an assignment, on a free slot."""
+    def next_device(self) -> str | None:
+        """The GPU of this machine that the next trainer gets, as CUDA names it; None where that is none of them."""
+
+    def start(self, assignments: Sequence[Assignment]) -> None:
+        """Starts one trainer for all of the assignments, on a free slot."""
 
     def ended(self) -> list[Ended]:
-        """The trainers that ended since this was last asked."""
+        """The attempts whose trainers ended since this was last asked, each of them once."""
 
     def kill(self, assignment: Assignment) -> None:
         """Ends a trainer that no longer answers, at once; nothing happens where it does not run here."""
@@ -62,6 +69,15 @@ class Executor(Protocol):
 
     def stop(self, timeout_s: float) -> None:
         """Ends all trainers: each writes a checkpoint first, if it can do so in time."""
+
+
+@dataclass(frozen=True)
+class _Busy:
+    """A trainer with work."""
+
+    assignments: tuple[Assignment, ...]
+    child: subprocess.Popen[bytes]
+    since: float
 
 
 class LocalExecutor:
@@ -83,38 +99,37 @@ class LocalExecutor:
         self._command = list(command)
         self._warm: dict[str | None, subprocess.Popen[bytes]] = {}
         self._warmed_at: dict[str | None, float] = {}
-        self._busy: dict[str | None, tuple[Assignment, subprocess.Popen[bytes]]] = {}
-        self._busy_since: dict[str | None, float] = {}
+        self._busy: dict[str | None, _Busy] = {}
 
     def free_slots(self) -> int:
         """How many devices have no trainer with a job."""
         return len(self._devices) - len(self._busy)
 
-    def start(self, assignment: Assignment) -> None:
-        """Gives the assignment to a warm trainer, or to a new one where none is left."""
-        device = next(device for device in self._devices if device not in self._busy)
+    def next_device(self) -> str | None:
+        """The first device without a job."""
+        return next(device for device in self._devices if device not in self._busy)
+
+    def start(self, assignments: Sequence[Assignment]) -> None:
+        """Gives the assignments to a warm trainer, or to a new one where none is left."""
+        device = self.next_device()
         child = self._warm.pop(device, None)
-        if child is None or not _tell(child, assignment):
-            child = self._spawn(device, ["--assign", str(assignment)], stdin=subprocess.DEVNULL)
-        self._busy[device] = (assignment, child)
-        self._busy_since[device] = time.monotonic()
+        if child is None or not _tell(child, assignments):
+            words = [str(assignment) for assignment in assignments]
+            child = self._spawn(device, ["--assign", *words], stdin=subprocess.DEVNULL)
+        self._busy[device] = _Busy(tuple(assignments), child, time.monotonic())
 
     def ended(self) -> list[Ended]:
-        """The trainers with a job that ended since this was last asked."""
-        over = [
-            (device, Ended(assignment, child.returncode))
-            for device, (assignment, child) in self._busy.items()
-            if child.poll() is not None
-        ]
+        """The attempts whose trainers ended since this was last asked."""
+        over = [(device, busy) for device, busy in self._busy.items() if busy.child.poll() is not None]
         for device, _ in over:
             del self._busy[device]
-        return [ended for _, ended in over]
+        return [Ended(each, busy.child.returncode) for _, busy in over for each in busy.assignments]
 
     def kill(self, assignment: Assignment) -> None:
         """Kills the trainer with that assignment and whatever it started; `ended` tells of it as of any other."""
-        for running, child in self._busy.values():
-            if running == assignment:
-                stop([child], timeout_s=0.0)
+        for busy in self._busy.values():
+            if assignment in busy.assignments:
+                stop([busy.child], timeout_s=0.0)
 
     def keep_warm(self) -> None:
         """Starts a waiting trainer on each device that has none, behind one that works only after a while."""
@@ -122,7 +137,7 @@ class LocalExecutor:
         for device in self._devices:
             waiting = self._warm.get(device)
             is_waiting = waiting is not None and waiting.poll() is None
-            if is_waiting or (device in self._busy and now - self._busy_since[device] < SPARE_AFTER_S):
+            if is_waiting or (device in self._busy and now - self._busy[device].since < SPARE_AFTER_S):
                 continue
             # One that dies at once (a broken install) is not tried again and again without a pause.
             if waiting is None or now - self._warmed_at[device] >= WARM_RETRY_S:
@@ -133,7 +148,7 @@ class LocalExecutor:
 
     def stop(self, timeout_s: float) -> None:
         """Ends all trainers, the waiting ones too."""
-        stop([*self._warm.values(), *(child for _, child in self._busy.values())], timeout_s=timeout_s)
+        stop([*self._warm.values(), *(busy.child for busy in self._busy.values())], timeout_s=timeout_s)
         for child in self._warm.values():
             _hang_up(child)
         self._warm.clear()
@@ -143,36 +158,31 @@ class LocalExecutor:
             self._log_path.unlink()
         with self._log_path.open("ab") as log:
             return spawn(
-                [*self._command, *arguments], environment=_environment(device), stdin=stdin, stdout=log, stderr=log
+                [*self._command, *arguments], environment=self._environment(device), stdin=stdin, stdout=log, stderr=log
             )
 
-
-def find_devices() -> list[str | None]:
-    """The slots of this machine: one for each NVIDIA GPU that this process may use, else a single one."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip()] or [None]
-    if shutil.which("nvidia-smi") is None:
-        return [None]
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        logger.warning("nvidia-smi does not answer (%s); trainers use one slot", error)
-        return [None]
-    return [line.strip() for line in told.splitlines() if line.strip()] or [None]
-
-
-def count_cpus() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def _environment(self, device: str | None) -> dict[str, str]:
+        # One core is left for the page, and trainers on several devices share the others.
+        num_threads = max(1, (count_cpus() - 1) // len(self._devices))
+        environment = {
+            "OMP_NUM_THREADS": str(num_threads),
+            # A thread that waits for the others sleeps soon. GNU OpenMP lets it spin for milliseconds, which on busy
+            # cores keeps away the very thread that it waits for.
+            "GOMP_SPINCOUNT": SPIN_COUNT,
+            "TOKENIZERS_PARALLELISM": "false",
+            # A base model is complete on this machine before a job on it starts.
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        return environment if device is None else {**environment, "CUDA_VISIBLE_DEVICES": device}
 
 
-def _tell(child: subprocess.Popen[bytes], assignment: Assignment) -> bool:
-    """Whether a waiting trainer took its assignment."""
+def _tell(child: subprocess.Popen[bytes], assignments: Sequence[Assignment]) -> bool:
+    """Whether a waiting trainer took its assignments."""
     assert child.stdin is not None
+    line = " ".join(str(assignment) for assignment in assignments)
     try:
-        child.stdin.write(f"{assignment}\n".encode())
+        child.stdin.write(f"{line}\n".encode())
         child.stdin.flush()
     except OSError:
         return False
@@ -186,18 +196,3 @@ def _hang_up(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(OSError):
         if child.stdin is not None:
             child.stdin.close()
-
-
-def _environment(device: str | None) -> dict[str, str]:
-    environment = {
-        # One core is left for the page.
-        "OMP_NUM_THREADS": str(max(1, count_cpus() - 1)),
-        # A thread that waits for the others sleeps soon. GNU OpenMP lets it spin for milliseconds, which on busy cores
-        # keeps away the very thread that it waits for.
-        "GOMP_SPINCOUNT": SPIN_COUNT,
-        "TOKENIZERS_PARALLELISM": "false",
-        # A base model is complete on this machine before a job on it starts.
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-    return environment if device is None else {**environment, "CUDA_VISIBLE_DEVICES": device}
