@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.services.verdict import is_judged
-from app.ui import chart, markup, verdict_view
+from app.ui import answer_view, chart, markup, verdict_view
 
 TONES = {
     "queued": "plain", "running": "live", "paused": "warn", "succeeded": "good", "failed": "bad", "cancelled": "plain",
@@ -25,13 +25,15 @@ def job_cards(jobs: Sequence[dict[str, Any]], chosen: str | None) -> str:
 
 def state_line(job: dict[str, Any]) -> str:
     """One sentence that says how the job stands."""
-    title = f'<p class="ps-title">{markup.isolated(job["name"])} {_state_badge(job)}</p>'
+    title = f'<p class="ps-title">{markup.isolated(_title(job))} {_state_badge(job)}</p>'
     tone = {"failed": "bad", "succeeded": "good"}.get(job["status"], "plain")
     return title + markup.notice(_sentence(job), tone) + _progress(job)
 
 
 def curve(job: dict[str, Any], told: dict[str, Any]) -> str:
     """The job's chart."""
+    if _is_answering(job):
+        return ""
     levels = [
         (BASELINES.get(name, name), loss) for name, loss in (told.get("baselines") or {}).items() if loss is not None
     ]
@@ -49,6 +51,8 @@ def curve(job: dict[str, Any], told: dict[str, Any]) -> str:
 def verdict(job: dict[str, Any]) -> str:
     """Whether the prefix of a finished job helps."""
     evaluation = (job.get("metrics") or {}).get("evaluation")
+    if _is_answering(job):
+        return answer_view.examples(job)
     return verdict_view.shown(evaluation) if job["status"] == "succeeded" else ""
 
 
@@ -66,6 +70,8 @@ def samples(rows: Sequence[dict[str, Any]]) -> str:
 
 def details(job: dict[str, Any]) -> str:
     """The numbers of a job."""
+    if _is_answering(job):
+        return answer_view.details(job)
     metrics = job.get("metrics") or {}
     pairs = [("Base model", markup.isolated(job["base_model"])), ("Method", markup.escape(job["method"]))]
     if job.get("dataset_name"):
@@ -99,12 +105,21 @@ def log(lines: Sequence[str]) -> str:
 def _card(job: dict[str, Any], is_chosen: bool) -> str:
     words = f"<small>{markup.isolated(job['base_model'])}{_left(job)}</small>"
     return markup.card(
-        "job", job["id"], job["name"], aside=_state_badge(job), body=words + _progress(job), is_chosen=is_chosen
+        "job", job["id"], _title(job), aside=_state_badge(job), body=words + _progress(job), is_chosen=is_chosen
     )
 
 
 def _state_badge(job: dict[str, Any]) -> str:
-    return markup.badge(WORDS[job["status"]], TONES[job["status"]])
+    word = "answering" if _is_answering(job) and job["status"] == "running" else WORDS[job["status"]]
+    return markup.badge(word, TONES[job["status"]])
+
+
+def _is_answering(job: dict[str, Any]) -> bool:
+    return bool(job.get("kind") == "answering")
+
+
+def _title(job: dict[str, Any]) -> str:
+    return answer_view.title(job) if _is_answering(job) else str(job["name"])
 
 
 def _left(job: dict[str, Any]) -> str:
@@ -120,6 +135,8 @@ def _progress(job: dict[str, Any]) -> str:
 
 
 def _sentence(job: dict[str, Any]) -> str:
+    if _is_answering(job) and (told := answer_view.sentence(job)):
+        return told
     status, metrics = job["status"], job.get("metrics") or {}
     if status == "queued":
         ahead = job.get("jobs_ahead")
