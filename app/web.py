@@ -9,6 +9,7 @@ from pathlib import Path
 import uvicorn
 
 from app.main import create_app
+from storage.children import end_with_parent
 from storage.errors import StudioError
 from storage.logs import set_up_logging
 from storage.settings import read_settings
@@ -22,6 +23,7 @@ GRACE_S = 3
 def main() -> int:
     """Serves until a signal comes; returns the exit code."""
     set_up_logging("web")
+    end_with_parent()
     try:
         settings = read_settings()
         _keep_uploads_of_the_page(settings.home / "cache" / "page")

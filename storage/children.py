@@ -5,12 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import IO
 
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.05
+PARENT_NAME = "PREFIX_STUDIO_PARENT"
+LOOK_S = 1.0
 
 Stream = int | IO[bytes] | None
 
@@ -36,13 +39,33 @@ def spawn(
     """
     return subprocess.Popen(
         list(arguments),
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, **(environment or {}), PARENT_NAME: str(os.getpid())},
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         process_group=0,
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
+
+
+def end_with_parent(look_s: float = LOOK_S) -> None:
+    """Sends this process SIGTERM once the one that started it by `spawn` is gone; to be called once it hears signals.
+
+    Linux does so by itself and at once. Other systems tell a child nothing, which then sees by who its parent is now.
+
+    Args:
+        look_s: Seconds between two looks.
+    """
+    parent = os.environ.get(PARENT_NAME)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while str(os.getppid()) == parent:
+            time.sleep(look_s)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def stop(children: Sequence[subprocess.Popen[bytes]], *, timeout_s: float) -> None:

@@ -197,6 +197,28 @@ def test_child_ends_with_a_parent_that_is_killed() -> None:
     until(lambda: not is_alive(child))
 
 
+def test_child_of_a_system_that_tells_it_nothing_sees_that_its_parent_is_gone() -> None:
+    child_code = (
+        "import time; from storage.children import end_with_parent; end_with_parent(0.05);"
+        "print(__import__('os').getpid(), flush=True); time.sleep(60)"
+    )
+    parent_code = (
+        "import sys, time; sys.platform = 'darwin'; from storage.children import spawn\n"
+        f"spawn([sys.executable, '-c', {child_code!r}]); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", parent_code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.2)
+    assert is_alive(child)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    until(lambda: not is_alive(child))
+
+
 def is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from storage.artifacts import ArtifactStore
+from storage.children import end_with_parent
 from storage.database import Database, open_database
 from storage.disk import DiskFullError, lack_of_room, refusing_full_disk
 from storage.errors import BusyError, NotFoundError, StudioError
@@ -252,6 +253,7 @@ def main() -> int:
     asked_to_stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: asked_to_stop.set())
+    end_with_parent()
     try:
         settings = read_settings()
         database = open_database(settings)

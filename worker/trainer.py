@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from storage.artifacts import ArtifactStore
+from storage.children import end_with_parent
 from storage.database import open_database
 from storage.errors import StudioError
 from storage.leases import hold
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--assign", nargs="+", metavar="JOB:ATTEMPT", help="the jobs; none waits for a line on stdin")
     words = parser.parse_args(arguments).assign
     termination = Termination()
+    end_with_parent()
     if words is None:
         print("ready", flush=True)
         words = sys.stdin.readline().split()

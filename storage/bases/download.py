@@ -16,6 +16,7 @@ from storage.bases.fingerprint import fingerprint
 from storage.bases.hub import HubRepository, look_up
 from storage.bases.inspect import inspect_folder
 from storage.bases.meter import DownloadCancelled, Meter
+from storage.children import end_with_parent
 from storage.database import Database, open_database
 from storage.disk import refusing_full_disk
 from storage.downloads import end_download, finish_download, record_progress
@@ -111,6 +112,7 @@ def main(arguments: list[str]) -> None:
 
     prepare_downloads()
     set_up_logging("download")
+    end_with_parent()
     settings = read_settings()
     database = open_database(settings)
     try:

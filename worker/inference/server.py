@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from storage.artifacts import ArtifactStore
+from storage.children import end_with_parent
 from storage.database import open_database
 from storage.logs import set_up_logging
 from storage.settings import Settings, read_settings
@@ -148,6 +149,7 @@ def main(settings: Settings) -> None:
         settings: Home folder, database and artifacts.
     """
     set_up_logging("inference")
+    end_with_parent()
     database = open_database(settings)
     registry = Registry(database, ArtifactStore(settings))
     context = InferenceContext(registry, Residents(settings, registry))
