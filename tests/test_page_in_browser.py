@@ -2,6 +2,7 @@
 
 import csv
 import re
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -154,6 +155,13 @@ def test_real_table_on_a_small_real_model_walks_the_same_path(page: Page, studio
     assert job["metrics"]["validation_loss"] < 0.9 * job["metrics"]["base_loss"]
 
 
+def start_of_curve(page: Page) -> tuple[str, str]:
+    """Where the curve begins: how far to the right its first step lies, and the loss that was told first."""
+    points = page.locator("#job-curve polyline.ps-line-train").get_attribute("points") or ""
+    label = page.locator("#job-curve svg").get_attribute("aria-label") or ""
+    return points.partition(",")[0], label.rpartition(" to ")[0]
+
+
 def test_closing_the_tab_in_mid_training_loses_nothing(
     browser: Browser, page: Page, studio: Studio, made_table: Path
 ) -> None:
@@ -162,12 +170,20 @@ def test_closing_the_tab_in_mid_training_loses_nothing(
     choose_base(page, "tiny-llama")
     train(page, 3000)
     expect(page.locator("#job-state")).to_contain_text("Step", timeout=120_000)
+    expect(page.locator("#job-curve polyline.ps-line-train")).to_be_visible()
+    seen, seen_step = start_of_curve(page), studio.api("GET", "/jobs")[0]["step"]
     address = page.url
     page.context.close()
+    while studio.api("GET", "/jobs")[0]["step"] < seen_step + 50:  # nobody looks, and the training goes on
+        time.sleep(0.1)
     again = browser.new_page()
     again.goto(address)
-    expect(again.locator("#job-state")).to_contain_text(re.compile("Step|Done"), timeout=30_000)
+    expect(again.locator("#job-state")).to_contain_text("Step", timeout=30_000)
+    expect(again.locator("#job-cards")).to_contain_text("restaurants")
     expect(again.locator("#job-curve polyline.ps-line-train")).to_be_visible()
+    assert start_of_curve(again) == seen
+    again.get_by_text("Log", exact=True).click()
+    expect(again.locator("#job-log")).to_contain_text("tiny-llama is loaded in")
     again.click("#job-stop")
     again.click("#job-keep")
     expect(again.locator("#job-state")).to_contain_text("Done", timeout=60_000)
