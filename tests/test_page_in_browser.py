@@ -168,7 +168,7 @@ def test_closing_the_tab_in_mid_training_loses_nothing(
     bring(page, made_table)
     expect(page.locator("#train-notice")).to_contain_text("60 rows")
     choose_base(page, "tiny-llama")
-    train(page, 3000)
+    train(page, 20_000)
     expect(page.locator("#job-state")).to_contain_text("Step", timeout=120_000)
     expect(page.locator("#job-curve polyline.ps-line-train")).to_be_visible()
     seen, seen_step = start_of_curve(page), studio.api("GET", "/jobs")[0]["step"]
