@@ -27,8 +27,8 @@ WORKER_SEEN_BY_APP = {
         "prefix_file",
         "quantisation",
     )
-}
-"""What the page and REST read from the engine; none of it brings torch along."""
+} | {f"worker.evaluation.{name}" for name in ("metrics", "bootstrap", "tally", "trimming")}
+"""What the page and REST read from the engine, and by what they score answers; none of it brings torch along."""
 
 
 def imported_names(source: str) -> set[str]:

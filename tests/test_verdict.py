@@ -2,9 +2,10 @@
 
 import pytest
 
-from worker.evaluation.answers import Answers, trimmed
+from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import Interval
 from worker.evaluation.questions import ARMS, Arm, Question
+from worker.evaluation.trimming import trimmed
 from worker.evaluation.verdict import judge, verdict_of
 
 LABELS = ["spam", "ham"]

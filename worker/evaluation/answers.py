@@ -152,23 +152,6 @@ class Answerer:
         self._max_batch_tokens = max(1, sum(request.num_tokens() for request in batch) // 2)
 
 
-def trimmed(answers: Sequence[str], targets: Sequence[str]) -> list[str]:
-    """Answers without what goes beyond the form of the targets, the same for every side.
-
-    A base that was never told where to end goes on with the next line or the next example. Where no target has a line
-    break, the first line of an answer is what counts; where none has a blank line, the text before the first one.
-
-    Args:
-        answers: As they were generated.
-        targets: All texts that are known to be right answers to some row.
-    """
-    stripped = [answer.strip() for answer in answers]
-    for mark in ("\n", "\n\n"):
-        if not any(mark in target.strip() for target in targets):
-            return [answer.split(mark, 1)[0].rstrip() for answer in stripped]
-    return stripped
-
-
 def _first_batch(requests: Sequence[_Request], max_tokens: int) -> list[_Request]:
     """As many of the requests, the shortest first, as stay within `max_tokens` and the padding; at least one."""
     count, total = 0, 0

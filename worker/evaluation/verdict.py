@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from worker.evaluation.answers import Answers, trimmed
+from worker.evaluation.answers import Answers
 from worker.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
 from worker.evaluation.metrics import MetricName, main_metric, measure, metrics_of, task_kind
 from worker.evaluation.questions import Arm, Question
 from worker.evaluation.tally import Tally
+from worker.evaluation.trimming import trimmed
 
 Verdict = Literal["helps", "no difference", "worse"]
 
