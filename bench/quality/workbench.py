@@ -16,8 +16,8 @@ from bench.quality.trained import Trained, answers, row_losses
 from worker.engine.allocator import keep_freed_memory
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.recipe import Precision, Recipe
-from worker.evaluation.trimming import trimmed
 from worker.evaluation.metrics import main_metric, measure, metrics_of, task_kind
+from worker.evaluation.trimming import trimmed
 
 
 @dataclass(frozen=True)
