@@ -103,4 +103,4 @@ def tally(session: Session) -> list[Pair]:
         .group_by(Vote.base_model, Vote.first, Vote.second)
         .order_by(func.count().desc(), Vote.first, Vote.second)
     )
-    return [Pair(*row.tuple()) for row in session.execute(query)]
+    return [Pair(*row._tuple()) for row in session.execute(query)]

@@ -1,5 +1,10 @@
 """Text of users in Markdown, where it may act on nothing."""
 
+import re
+
+DIRECTIONS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the writing direction of what comes after them."""
+
 
 def fenced(text: str, language: str = "text") -> str:
     """A block that no text can break out of: its fence is longer than any run of backticks inside."""
@@ -16,7 +21,8 @@ def code(text: str) -> str:
 
 def plain(text: str) -> str:
     """Text in which Markdown and HTML find nothing to act on."""
-    return "".join(f"\\{each}" if each in "\\`*_{}[]<>()#+!|~&" else each for each in " ".join(text.split()))
+    words = " ".join(DIRECTIONS.sub(lambda found: f"(U+{ord(found[0]):04X})", text).split())
+    return "".join(f"\\{each}" if each in "\\`*_{}[]<>()#+!|~&" else each for each in words)
 
 
 def _longest_run(text: str) -> int:

@@ -83,8 +83,14 @@ class ColumnsPanel:
         """What `wire_columns` reads."""
         return [self.base, self.chosen, self.percent, self.time.at]
 
-    def choice(self, base: str | None, chosen: list[str] | None) -> Choice:
-        """What there is to choose from; what is chosen stays where it still can be."""
+    def choice(self, base: str | None, chosen: list[str] | None, *, has_default: bool = True) -> Choice:
+        """What there is to choose from; what is chosen stays where it still can be.
+
+        Args:
+            base: Name of the chosen base.
+            chosen: Keys of the chosen columns.
+            has_default: Whether two columns are chosen where none is.
+        """
         listed = prefixes.listing(self.context)
         bases = _bases(self.context, listed)
         names = [name for _, name in bases]
@@ -92,7 +98,8 @@ class ColumnsPanel:
             base = next((each["base_model"] for each in listed if each["base_model"] in names), next(iter(names), None))
         choices = self._choices(base, [each for each in listed if each["base_model"] == base]) if base else []
         keys = [key for _, key in choices]
-        chosen = [key for key in chosen or [] if key in keys] or _two_of(choices)
+        chosen = [key for key in chosen or [] if key in keys]
+        chosen = chosen or (_two_of(choices) if has_default else [])
         return Choice(base, chosen, self._source(base, chosen, listed), bases, choices)
 
     def show(self, choice: Choice, percent: int, at: dict[str, str] | None) -> Updates:

@@ -54,11 +54,17 @@ class PlaygroundTab:
         whole = [*self.form, *self.one.shown, *form.sampling, self.columns.percent, self.saved.wanted, self.tabs]
         return list(dict.fromkeys(whole))
 
+    @property
+    def followers(self) -> list[Any]:
+        """What `show_chosen` fills."""
+        return [self.columns.source, *self.form[3:]]
+
     def wire(self) -> None:
         """Ties what the user does to the services."""
         columns, saved = self.columns, self.saved
-        for control in (columns.base, columns.chosen, self.one.prompt_panel.kind):
-            control.input(guarded(self.show), self.inputs[1:-1], self.form, show_progress="hidden")
+        columns.base.input(guarded(self.show), self.inputs[1:-1], self.form, show_progress="hidden")
+        for control in (columns.chosen, self.one.prompt_panel.kind):
+            control.input(guarded(self.show_chosen), self.inputs[1:-1], self.followers, show_progress="hidden")
         self.one.wire()
         self.blind.wire()
         self.blind_tab.select(guarded(self.blind.show), None, self.blind.tally, show_progress="hidden")
@@ -76,6 +82,13 @@ class PlaygroundTab:
     ) -> Updates:
         """Offers the columns there are, and the fields of the first chosen prefix."""
         return self._shown(self.columns.choice(base, chosen), percent, at, kind)
+
+    def show_chosen(
+        self, base: str | None, chosen: list[str] | None, percent: int, at: dict[str, str] | None, kind: str
+    ) -> Updates:
+        """What follows from the choice, which itself is left alone: the next one may be made already."""
+        shown = self._shown(self.columns.choice(base, chosen, has_default=False), percent, at, kind)
+        return shown[0], *shown[3:]
 
     def show_prefix(self, prefix_id: str) -> Updates:
         """A prefix beside its base."""
