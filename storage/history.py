@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from math import ceil
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from storage.schema.job import JobEvent
+from storage.schema.base import JsonDict
+from storage.schema.job import Job, JobEvent
+from storage.settings import OWNER
 
 MAX_STEP_POINTS = 1000
 """More than a chart has pixels to tell apart."""
@@ -52,6 +55,33 @@ def recent_events(session: Session, job_id: str, kinds: Sequence[str], limit: in
     """
     query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind.in_(kinds))
     return list(session.scalars(query.order_by(JobEvent.id.desc()).limit(limit)))[::-1]
+
+
+def ended_since(session: Session, moment: datetime, limit: int) -> list[Job]:
+    """The latest jobs that ended after a moment, the earliest of them first."""
+    query = select(Job).where(Job.owner == OWNER, Job.finished_at > moment).order_by(Job.finished_at.desc())
+    return list(session.scalars(query.limit(limit)))[::-1]
+
+
+def answers_by_step(session: Session, job_id: str) -> dict[int, list[JsonDict]]:
+    """The sample answers of a training after each look at them, in the order of the steps.
+
+    Args:
+        session: Any session.
+        job_id: The job.
+
+    Returns:
+        Rows of `prompt`, `expected`, `base` and `prefix` by the step whose prefix answered; where a later attempt did
+        steps again, its answers.
+    """
+    events = select(JobEvent.step, JobEvent.data).where(
+        JobEvent.job_id == job_id,
+        JobEvent.kind == "samples",
+        JobEvent.step.is_not(None),
+        JobEvent.attempt >= _first_attempt(session, job_id),
+    )
+    told = {step: data["rows"] for step, data in session.execute(events.order_by(JobEvent.id)) if data.get("rows")}
+    return dict(sorted((step, rows) for step, rows in told.items() if step is not None))
 
 
 def loss_history(session: Session, job_id: str, max_points: int = MAX_STEP_POINTS) -> LossHistory:

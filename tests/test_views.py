@@ -7,6 +7,7 @@ import pytest
 from app.ui import compare_view, data_view, job_view, model_view, prefix_view
 
 HOSTILE = "<img src=x onerror=alert(1)>"
+HOSTILE_ANSWER = {"prompt": HOSTILE, "expected": HOSTILE, "base": HOSTILE, "prefix": HOSTILE}
 
 
 def a_job(**changes: Any) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def test_download_line_says_how_a_model_stands(changes: dict[str, Any], words: s
         data_view.samples([{"row": 1, "prompt": HOSTILE, "target": HOSTILE}]),
         data_view.chips([HOSTILE]),
         job_view.job_cards([a_job(name=HOSTILE)], None),
-        job_view.samples([{"prompt": HOSTILE, "expected": HOSTILE, "base": HOSTILE, "prefix": HOSTILE}]),
+        job_view.samples("1", [{"step": step, "rows": [HOSTILE_ANSWER]} for step in (0, 9)]),
         job_view.log([HOSTILE]),
         model_view.model_cards([a_model(name=HOSTILE, license=HOSTILE, reason=HOSTILE)], HOSTILE),
         prefix_view.snippet(HOSTILE),

@@ -1,12 +1,13 @@
 """Routes of jobs: submit, follow, stop, delete."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.context import AppContext
-from app.services import jobs
+from app.services import activity, compare_runs, jobs
 from storage.settings import MAX_NAME_CHARACTERS
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
@@ -101,6 +102,22 @@ def listing(context: Context) -> list[dict[str, Any]]:
     return jobs.listing(context)
 
 
+@router.get("/compare", summary="Several jobs side by side")
+def compare(
+    context: Context, ids: Annotated[str, Query(description="Ids of two to six jobs, with commas between.")]
+) -> dict[str, Any]:
+    """Their curves, settings and results; of each setting and result, whether it differs."""
+    return compare_runs.compare(context, [each.strip() for each in ids.split(",")])
+
+
+@router.get("/activity", summary="What runs, and what has ended since a moment")
+def news(
+    context: Context, since: Annotated[datetime | None, Query(description="A moment with its time zone.")] = None
+) -> dict[str, Any]:
+    """For those who look often: a few fields of few jobs, and `now`, to be sent as `since` the next time."""
+    return activity.since(context, since)
+
+
 @router.patch("/{job_id}", summary="Change when it starts")
 def change(context: Context, job_id: str, order: Start) -> dict[str, Any]:
     """Only while it waits or is paused; nothing of a running job is changed."""
@@ -117,6 +134,12 @@ def describe(context: Context, job_id: str) -> dict[str, Any]:
 def curve(context: Context, job_id: str) -> dict[str, Any]:
     """Training and validation loss, the levels of the base and of the written instruction, the best step."""
     return jobs.curve(context, job_id)
+
+
+@router.get("/{job_id}/samples", summary="Its answers to held-out prompts over the training")
+def samples(context: Context, job_id: str) -> list[dict[str, Any]]:
+    """After each look at them: the step, and of each prompt what is expected and what base and prefix answered."""
+    return jobs.sample_history(context, job_id)
 
 
 @router.get("/{job_id}/log", summary="Its log")

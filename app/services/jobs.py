@@ -18,7 +18,7 @@ from storage.checkpoints import list_checkpoints
 from storage.database import Session
 from storage.datasets import get_version
 from storage.errors import ConflictError
-from storage.history import loss_history, recent_events
+from storage.history import answers_by_step, loss_history, recent_events
 from storage.names import numbered
 from storage.schema.job import Job, JobKind, JobStatus
 from storage.starts import waits_of
@@ -188,6 +188,13 @@ def move(context: AppContext, job_id: str, place: int) -> dict[str, Any]:
     return describe(context, job_id)
 
 
+def place(context: AppContext, job_id: str) -> int | None:
+    """Where a job stands among all that wait, from 0; None for one that does not."""
+    with context.database.read() as session:
+        queue = [job.id for job in stored.queued_jobs(session)]
+    return queue.index(job_id) if job_id in queue else None
+
+
 def remove(context: AppContext, job_id: str) -> None:
     """Deletes a job with its curve, log and checkpoints; its prefix stays.
 
@@ -232,6 +239,18 @@ def curve(context: AppContext, job_id: str) -> dict[str, Any]:
         "baselines": {name: job.metrics.get(f"{name}_loss") for name in ("base", "instruction", "few_shot")},
         "best_step": job.metrics.get("best_step"),
     }
+
+
+def sample_history(context: AppContext, job_id: str) -> list[dict[str, Any]]:
+    """The answers to a few held-out prompts after each look at them: `step` and `rows`, in the order of the steps.
+
+    Raises:
+        NotFoundError: There is no such job.
+    """
+    with context.database.read() as session:
+        stored.get_job(session, job_id)
+        told = answers_by_step(session, job_id)
+    return [{"step": step, "rows": rows} for step, rows in told.items()]
 
 
 def log_lines(context: AppContext, job_id: str) -> list[str]:

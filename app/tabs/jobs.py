@@ -8,52 +8,78 @@ import gradio as gr
 
 from app.context import AppContext
 from app.services import jobs
-from app.ui import job_view, markup
+from app.services.compare_runs import MAX_RUNS
+from app.services.health import queue_notice
+from app.tabs.compare_runs import CompareRuns
+from app.tabs.copy_panel import CopyPanel
+from app.tabs.waiting_panel import WaitingPanel
+from app.ui import compare_runs_view, job_view, markup
 from app.ui.pieces import guarded, html_piece, picked
 
 ENDED = ("succeeded", "failed", "cancelled")
+BUTTONS = {
+    "stop": "Stop…", "compare": "Compare", "download": "Download", "pause": "Pause", "resume": "Resume",
+    "retry": "Try again", "duplicate": "Run a copy…", "delete": "Delete…",
+}  # fmt: skip
+PIECES = ("state", "verdict", "curve", "samples", "details", "log")
+DELETE = "Delete this job with its curve and its log? A trained prefix stays; an answered table goes with its job."
+TELL = (
+    '<div class="ps-tell"><label><input type="checkbox" data-page-action="tell">Tell me when a job is done</label>'
+    '<small id="ps-tell-hint" role="status"></small></div>'
+)
 
 Updates = tuple[Any, ...]
 
 
 class JobsTab:
-    """The list of jobs and the chosen one; `chosen` holds its id, `seen` what the page shows already."""
+    """The list of jobs, and the chosen one or a comparison of several.
+
+    `chosen` holds the id of the chosen job, `marked` those that are ticked, `comparing` whether they are compared, and
+    `seen` what the page shows already.
+    """
 
     def __init__(self, context: AppContext) -> None:
         self.context = context
         self.chosen = gr.State(None)
+        self.marked = gr.State([])
+        self.comparing = gr.State(False)
         self.seen = gr.State({})
+        self.notice = html_piece(elem_id="job-notice")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=260):
+                html_piece(TELL, elem_id="job-tell")
+                self.bar = html_piece(elem_id="job-marked")
                 self.cards = html_piece(elem_id="job-cards")
-            with gr.Column(scale=5, min_width=320):
+            with gr.Column(scale=5, min_width=320) as self.detail:
                 self._build_detail()
+            with gr.Column(scale=5, min_width=320, visible=False) as self.comparison:
+                self.runs = CompareRuns(context)
         self.timer = gr.Timer(1.0, active=False)
 
     def _build_detail(self) -> None:
         self.state = html_piece(elem_id="job-state")
         with gr.Row(elem_classes="ps-tight"):
-            self.stop = gr.Button("Stop…", visible=False, size="md", min_width=96, elem_id="job-stop")
-            self.compare = gr.Button(
-                "Compare", variant="primary", visible=False, size="md", min_width=96, elem_id="job-compare"
-            )
-            self.download = gr.Button("Download", visible=False, size="md", min_width=96, elem_id="job-download")
-            self.pause = gr.Button("Pause", visible=False, size="md", min_width=96, elem_id="job-pause")
-            self.resume = gr.Button("Resume", visible=False, size="md", min_width=96, elem_id="job-resume")
-            self.retry = gr.Button("Try again", visible=False, size="md", min_width=96, elem_id="job-retry")
-            self.duplicate = gr.Button("Run a copy", visible=False, size="md", min_width=96, elem_id="job-duplicate")
-            self.delete = gr.Button("Delete…", visible=False, size="md", min_width=96, elem_id="job-delete")
+            self.buttons = {
+                name: gr.Button(
+                    label, visible=False, size="md", min_width=96, elem_id=f"job-{name}",
+                    variant="primary" if name == "compare" else "secondary",
+                )
+                for name, label in BUTTONS.items()
+            }  # fmt: skip
+        self.duplicate, self.compare = self.buttons["duplicate"], self.buttons["compare"]
         with gr.Group(visible=False) as self.stop_choice:
-            gr.HTML(markup.notice("Stop this training? What it has learned so far can be kept as a prefix.", "warn"))
+            gr.HTML(markup.notice("Stop this job? What it has learned or answered so far can be kept.", "warn"))
             with gr.Row():
                 self.go_on = gr.Button("Go on training", elem_id="job-go-on")
                 self.keep = gr.Button("Stop and keep", variant="primary", elem_id="job-keep")
                 self.discard = gr.Button("Discard", variant="stop", elem_id="job-discard")
         with gr.Group(visible=False) as self.delete_choice:
-            gr.HTML(markup.notice("Delete this job with its curve and its log? A trained prefix stays.", "warn"))
+            gr.HTML(markup.notice(DELETE, "warn"))
             with gr.Row():
                 self.keep_job = gr.Button("Keep it")
                 self.delete_job = gr.Button("Delete", variant="stop", elem_id="job-delete-confirm")
+        self.copy = CopyPanel(self.context)
+        self.waiting = WaitingPanel(self.context)
         self.verdict = html_piece(elem_id="job-verdict")
         self.curve = html_piece(elem_id="job-curve")
         self.samples = html_piece(elem_id="job-samples")
@@ -62,98 +88,134 @@ class JobsTab:
             self.log = html_piece(elem_id="job-log")
 
     @property
+    def inputs(self) -> list[Any]:
+        """What `refresh` needs."""
+        return [self.chosen, self.marked, self.comparing, self.seen, self.runs.only]
+
+    @property
     def shown(self) -> list[Any]:
         """What `refresh` fills."""
-        return [self.chosen, self.seen, *self.parts.values()]
+        return [self.chosen, self.marked, self.comparing, self.seen, *self.parts.values()]
 
     @property
     def parts(self) -> dict[str, Any]:
         """The components of the tab by name."""
-        return {
-            "cards": self.cards, "state": self.state, "verdict": self.verdict, "curve": self.curve,
-            "samples": self.samples, "details": self.details, "log": self.log, "stop": self.stop,
-            "compare": self.compare, "download": self.download, "pause": self.pause, "resume": self.resume,
-            "retry": self.retry, "duplicate": self.duplicate, "delete": self.delete,
-        }  # fmt: skip
+        pieces = {name: getattr(self, name) for name in PIECES}
+        frame = {"notice": self.notice, "bar": self.bar, "cards": self.cards}
+        sides = {"detail": self.detail, "comparison": self.comparison}
+        return {**frame, **sides, **pieces, **self.buttons, **self.waiting.parts, **self.runs.parts}
 
     def wire(self) -> None:
         """Ties what the user does to the services."""
-        inputs = [self.chosen, self.seen]
-        self.cards.select(guarded(self.choose), self.seen, self.shown)
-        self.timer.tick(guarded(self.refresh), inputs, self.shown, show_progress="hidden")
-        for button, group in ((self.stop, self.stop_choice), (self.delete, self.delete_choice)):
+        for piece in (self.cards, self.bar):
+            piece.select(guarded(self.press), self.inputs, self.shown, show_progress="hidden")
+        self.timer.tick(guarded(self.refresh), self.inputs, self.shown, show_progress="hidden")
+        self.runs.only.input(guarded(self.refresh), self.inputs, self.shown, show_progress="hidden")
+        closed = self.runs.close.click(lambda: False, None, self.comparing)
+        closed.then(guarded(self.refresh), self.inputs, self.shown)
+        choices = [self.stop_choice, self.delete_choice]
+        for button, group in ((self.buttons["stop"], self.stop_choice), (self.buttons["delete"], self.delete_choice)):
             button.click(lambda: gr.Group(visible=True), None, group)
         for button, group in ((self.go_on, self.stop_choice), (self.keep_job, self.delete_choice)):
             button.click(lambda: gr.Group(visible=False), None, group)
         acts: dict[gr.Button, Callable[[AppContext, str], Any]] = {
             self.keep: partial(jobs.stop, keep=True),
             self.discard: partial(jobs.stop, keep=False),
-            self.pause: jobs.pause,
-            self.resume: jobs.resume,
-            self.retry: jobs.retry,
+            self.buttons["pause"]: jobs.pause,
+            self.buttons["resume"]: jobs.resume,
+            self.buttons["retry"]: jobs.retry,
             self.delete_job: jobs.remove,
         }
         for button, act in acts.items():
             done = button.click(guarded(partial(self._act, act)), self.chosen, None)
-            done.then(
-                lambda: (gr.Group(visible=False), gr.Group(visible=False)), None, [self.stop_choice, self.delete_choice]
-            ).then(guarded(self.refresh), inputs, self.shown)
-        copied = self.duplicate.click(guarded(self._copy), self.chosen, self.chosen)
-        copied.success(guarded(self.refresh), inputs, self.shown)
+            closed = done.then(lambda: (gr.Group(visible=False), gr.Group(visible=False)), None, choices)
+            closed.then(guarded(self.refresh), self.inputs, self.shown)
+        self.copy.wire(self)
+        self.waiting.wire(self)
 
-    def choose(self, seen: dict[str, str], event: gr.EventData) -> Updates:
-        """Shows the job whose card was pressed."""
-        return self.refresh(picked(event)[1], seen)
+    def press(
+        self, chosen: str | None, marked: list[str], comparing: bool, seen: dict[str, str], only: bool,
+        event: gr.EventData,
+    ) -> Updates:  # fmt: skip
+        """Shows the job whose card was pressed, ticks or unticks one, or compares those that are ticked."""
+        kind, target = picked(event)
+        if kind == "job":
+            chosen, comparing = target, False
+        elif kind == "mark":
+            marked = [each for each in marked if each != target] if target in marked else [*marked, target]
+            comparing = comparing and len(marked) > 1
+        elif kind == "compare-runs":
+            comparing = True
+        elif kind == "clear-marks":
+            marked, comparing = [], False
+        return self.refresh(chosen, marked, comparing, seen, only)
 
-    def refresh(self, chosen: str | None, seen: dict[str, str]) -> Updates:
+    def refresh(
+        self, chosen: str | None, marked: list[str], comparing: bool, seen: dict[str, str], only: bool
+    ) -> Updates:
         """Reads the state of things and updates only what has changed, so that nothing flickers."""
         listed = jobs.listing(self.context)
-        known = [each["id"] for each in listed]
-        chosen = chosen if chosen in known else next(iter(known), None)
-        wanted = {"cards": job_view.job_cards(listed, chosen), **self._detail(chosen)}
+        names = {each["id"]: each["name"] for each in listed}
+        chosen = chosen if chosen in names else next(iter(names), None)
+        marked = [each for each in marked if each in names]
+        comparing = comparing and len(marked) > 1
+        fault = queue_notice(self.context.settings)
+        wanted = {
+            "notice": markup.notice(fault, "warn") if fault else "",
+            "bar": compare_runs_view.marked_bar([names[each] for each in marked], len(names), MAX_RUNS),
+            "cards": job_view.job_cards(listed, None if comparing else chosen, marked),
+            "detail": not comparing,
+            "comparison": comparing,
+            **({} if comparing else self._detail(chosen, listed)),
+            **self.runs.values(marked if comparing else None, only_differences=only),
+        }
         prints = {name: repr(value) for name, value in wanted.items()}
         updates = [
-            gr.skip() if prints[name] == seen.get(name) else _as_update(name, wanted[name]) for name in self.parts
+            gr.skip() if name not in prints or prints[name] == seen.get(name) else _as_update(wanted[name])
+            for name in self.parts
         ]
-        return chosen, prints, *updates
+        return chosen, marked, comparing, {**seen, **prints}, *updates
 
-    def _detail(self, job_id: str | None) -> dict[str, Any]:
+    def _detail(self, job_id: str | None, listed: list[dict[str, Any]]) -> dict[str, Any]:
         if job_id is None:
-            return dict.fromkeys(("state", "verdict", "curve", "samples", "details", "log"), "") | _buttons(None)
+            return dict.fromkeys(PIECES, "") | _buttons(None) | self.waiting.values(None, listed)
         job = jobs.describe(self.context, job_id)
         return {
             "state": job_view.state_line(job),
             "verdict": job_view.verdict(job),
             "curve": job_view.curve(job, jobs.curve(self.context, job_id)),
-            "samples": job_view.samples(job.get("samples") or []),
+            "samples": job_view.samples(job_id, jobs.sample_history(self.context, job_id)),
             "details": job_view.details(job),
             "log": job_view.log(jobs.log_lines(self.context, job_id)),
-        } | _buttons(job)
+            **_buttons(job),
+            **self.waiting.values(job, listed),
+        }
 
     def _act(self, act: Callable[[AppContext, str], Any], job_id: str) -> None:
         act(self.context, job_id)
 
-    def _copy(self, job_id: str) -> str:
-        return str(jobs.duplicate(self.context, job_id)["id"])
-
 
 def _buttons(job: dict[str, Any] | None) -> dict[str, Any]:
-    """Which buttons the state of a job offers; the download's value is its address."""
+    """Which buttons the state of a job offers; the download's link is its address."""
     status = job["status"] if job else ""
     prefix_id = job.get("prefix_id") if job else None
+    works_on = (job or {}).get("answers")
+    address = f"/api/v1/prefixes/{prefix_id}/download" if prefix_id else works_on["download"] if works_on else None
     return {
         "stop": status == "running",
         "compare": bool(prefix_id),
-        "download": f"/api/v1/prefixes/{prefix_id}/download" if prefix_id else "",
-        "pause": status == "running",
+        "download": {"link": address, "visible": bool(address)},
+        "pause": status in ("running", "queued"),
         "resume": status == "paused",
         "retry": status in ("failed", "cancelled"),
-        "duplicate": status in ENDED,
+        "duplicate": bool(job) and not works_on,
         "delete": status in (*ENDED, "queued", "paused"),
     }
 
 
-def _as_update(name: str, value: Any) -> Any:
-    if name == "download":
-        return gr.Button(link=value or None, visible=bool(value))
-    return gr.Button(visible=value) if isinstance(value, bool) else value
+def _as_update(value: Any) -> Any:
+    if value is None:
+        return gr.skip()
+    if isinstance(value, dict):
+        return gr.update(**value)
+    return gr.update(visible=value) if isinstance(value, bool) else value

@@ -6,6 +6,7 @@ import gradio as gr
 
 from app.context import AppContext
 from app.services import jobs
+from app.services.compare_runs import KINDS
 from app.tabs.lengths_panel import LengthsPanel
 from app.ui import markup
 from app.ui.pieces import guarded, html_piece, sentence
@@ -30,6 +31,12 @@ NUMBERS = {
     "batch_size": "Rows per step",
     "seed": "Seed",
 }
+TRAINED = [
+    ("Automatic", "auto"),
+    ("Matrices, with Muon", "muon"),
+    ("A network (MLP) that makes the prefix", "mlp"),
+    ("The numbers themselves, with AdamW", "direct"),
+]
 
 Updates = tuple[Any, ...]
 
@@ -50,6 +57,10 @@ class StartStep:
         )
         with gr.Accordion("Advanced: everything here is chosen for you unless you say otherwise", open=False):
             self.method = gr.Radio(METHODS, value="prefix-tuning", label="Method", elem_id="train-method")
+            self.trained = gr.Radio(
+                TRAINED, value="auto", label="What is trained", info="The prefix that comes out is of one kind.",
+                elem_id="train-reparameterisation",
+            )  # fmt: skip
             self.init = gr.Radio(STARTS, value="text", label="Where training starts")
             with gr.Row():
                 self.numbers = {
@@ -67,12 +78,12 @@ class StartStep:
     @property
     def fields(self) -> list[Any]:
         """The recipe, in the order that `read_body` takes."""
-        return [self.name, self.method, self.init, self.precision, *self.numbers.values()]
+        return [self.name, self.method, self.trained, self.init, self.precision, *self.numbers.values()]
 
     @property
     def shown(self) -> list[Any]:
         """What `show` fills."""
-        return [self.summary, self.train, self.length, *self.numbers.values()]
+        return [self.summary, self.train, self.length, self.trained, *self.numbers.values()]
 
     def wire(self, dataset: gr.State, chosen: gr.State) -> None:
         """Keeps the sentence and the rows over the context true while the settings change."""
@@ -100,15 +111,20 @@ class StartStep:
 
     def show(self, dataset: dict[str, Any] | None, base_model: str | None, *fields: Any) -> Updates:
         """Says what would be trained, or why it cannot be."""
-        unchanged = [gr.skip()] * len(self.numbers)
+        unchanged = [gr.skip()] * (1 + len(self.numbers))
         try:
             told = jobs.summary(self.context, self.read_body(dataset, base_model, *fields))
         except Exception as fault:
             return markup.notice(sentence(fault), "bad"), gr.Button(interactive=False), None, *unchanged
         warnings = "".join(markup.notice(each, "warn") for each in told.get("warnings", []))
-        automatic = [gr.Textbox(placeholder=f"automatic: {told['recipe'][name]:g}") for name in self.numbers]
+        recipe = told["recipe"]
+        automatic = [gr.Textbox(placeholder=f"automatic: {_taken(recipe, name)}") for name in self.numbers]
         line = f'<p class="ps-lead"><strong>{markup.isolated(told["sentence"])}</strong></p>'
-        return line + warnings, gr.Button(interactive=True), told["num_virtual_tokens"], *automatic
+        is_automatic = fields[self.fields.index(self.trained)] == "auto"
+        trained = (
+            gr.Radio(info=f"Automatic takes: {KINDS[recipe['reparameterisation']]}.") if is_automatic else gr.skip()
+        )
+        return line + warnings, gr.Button(interactive=True), told["num_virtual_tokens"], trained, *automatic
 
     def start(self, dataset: dict[str, Any] | None, base_model: str | None, *fields: Any) -> str:
         """Puts the job into the queue and returns its id."""
@@ -120,15 +136,18 @@ class StartStep:
         base_model: str | None,
         name: str,
         method: str,
+        trained: str,
         init: str,
         precision: str,
         *numbers: str | None,
     ) -> dict[str, Any]:
         """The fields of the page as REST would send them; an empty number is left to the automatic recipe."""
         recipe: dict[str, Any] = {"init": init, "precision": precision}
+        if trained != "auto":
+            recipe["reparameterisation"] = trained
         for (key, label), text in zip(NUMBERS.items(), numbers, strict=True):
             if text and text.strip():
-                recipe[key] = _number(label, text.strip())
+                recipe[key] = number(label, text.strip())
         return {
             "dataset_id": (dataset or {}).get("id"),
             "base_model": base_model,
@@ -138,7 +157,15 @@ class StartStep:
         }
 
 
-def _number(label: str, text: str) -> float:
+def _taken(recipe: dict[str, Any], name: str) -> str:
+    """What the automatic recipe takes for a number, or which ones it compares."""
+    if name == "learning_rate" and recipe.get("sweep"):
+        rates = [f"{rate:g}" for rate in recipe["sweep"]]
+        return f"the best of {rates[0]} to {rates[-1]}"
+    return f"{recipe[name]:g}"
+
+
+def number(label: str, text: str) -> float:
     """A number that was typed; whole ones stay whole, and the recipe's own check says what is out of range."""
     try:
         value = float(text.replace(",", ""))

@@ -37,14 +37,14 @@ def draw(curve: Curve) -> str:
     values = [loss for _, loss in (*curve.train, *curve.validation)] + [loss for _, loss in curve.levels]
     if not values:
         return '<div class="ps-chart ps-empty"><p>The curve appears with the first steps.</p></div>'
-    low, high = _nice_range(min(values), max(values))
+    low, high = nice_range(min(values), max(values))
     last = max([curve.max_steps, 1, *(int(step) for step, _ in (*curve.train, *curve.validation))])
 
     def place(point: Point) -> Point:
         x = LEFT + (WIDTH - LEFT - RIGHT) * point[0] / last
         return x, TOP + (HEIGHT - TOP - BOTTOM) * (high - point[1]) / (high - low)
 
-    parts = [_grid(low, high, last, place)]
+    parts = [grid(low, high, last, place)]
     parts += [_level(index, loss, place, last) for index, (_, loss) in enumerate(curve.levels)]
     parts += [_line("train", curve.train, place), _line("validation", curve.validation, place)]
     parts += [_best(curve, place)]
@@ -53,12 +53,13 @@ def draw(curve: Curve) -> str:
     return f'<div class="ps-chart">{svg}{_legend(curve)}</div>'
 
 
-def _nice_range(low: float, high: float) -> tuple[float, float]:
+def nice_range(low: float, high: float) -> tuple[float, float]:
+    """The ends of an axis that holds these values with room around them."""
     margin = max((high - low) * 0.08, 0.02)
     return max(0.0, low - margin), high + margin
 
 
-def _thinned(points: Sequence[Point]) -> Sequence[Point]:
+def thinned(points: Sequence[Point]) -> Sequence[Point]:
     """Keeps first and last point and an even choice between them: the early steps are never cut off."""
     if len(points) <= MAX_POINTS:
         return points
@@ -69,7 +70,7 @@ def _thinned(points: Sequence[Point]) -> Sequence[Point]:
 def _line(name: str, points: Sequence[Point], place: Place) -> str:
     if not points:
         return ""
-    corners = [place(point) for point in _thinned(points)]
+    corners = [place(point) for point in thinned(points)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
     dots = "".join(f'<circle class="ps-dot-{name}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in corners)
     return f'<polyline class="ps-line-{name}" points="{path}"/>' + (dots if name == "validation" else "")
@@ -80,7 +81,8 @@ def _level(index: int, loss: float, place: Place, last: int) -> str:
     return f'<line class="ps-level ps-level-{index}" x1="{x0:.1f}" x2="{x1:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
 
 
-def _grid(low: float, high: float, last: int, place: Place) -> str:
+def grid(low: float, high: float, last: int, place: Place) -> str:
+    """Lines and figures of both axes."""
     parts = []
     for part in range(5):
         value = low + (high - low) * part / 4

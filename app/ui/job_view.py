@@ -1,10 +1,10 @@
 """What the Jobs tab shows: a card for each job, and one job in full."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from app.services.verdict import is_judged
-from app.ui import answer_view, chart, markup, verdict_view
+from app.ui import answer_view, chart, markup, sweep_view, verdict_view
 
 TONES = {
     "queued": "plain", "running": "live", "paused": "warn", "succeeded": "good", "failed": "bad", "cancelled": "plain",
@@ -16,11 +16,23 @@ WORDS = {
 BASELINES = {"base": "base model", "instruction": "written instruction", "few_shot": "examples in the prompt"}
 
 
-def job_cards(jobs: Sequence[dict[str, Any]], chosen: str | None) -> str:
-    """All jobs, newest first."""
+STOPPING = {
+    "keep": "Stopping; what it has learned so far is being kept …",
+    "discard": "Stopping; nothing of it will be kept …",
+    "pause": "Pausing; it writes a checkpoint first …",
+}
+PRIORITIES = {1: "first", -1: "last"}
+CONDITIONS = {"ended": "has ended", "succeeded": "has succeeded", "failed": "has failed"}
+
+
+def job_cards(jobs: Sequence[dict[str, Any]], chosen: str | None, marked: Collection[str] = ()) -> str:
+    """All jobs, newest first; with more than one, each can be ticked for a comparison."""
     if not jobs:
         return markup.empty("No job yet", "Bring a table in the Train tab; its training appears here.")
-    return f'<div class="ps-cards">{"".join(_card(job, job["id"] == chosen) for job in jobs)}</div>'
+    cards = [_card(job, job["id"] == chosen) for job in jobs]
+    if len(jobs) > 1:
+        cards = [_tickable(job, card, job["id"] in marked) for job, card in zip(jobs, cards, strict=True)]
+    return f'<div class="ps-cards">{"".join(cards)}</div>'
 
 
 def state_line(job: dict[str, Any]) -> str:
@@ -56,16 +68,36 @@ def verdict(job: dict[str, Any]) -> str:
     return verdict_view.shown(evaluation) if job["status"] == "succeeded" else ""
 
 
-def samples(rows: Sequence[dict[str, Any]]) -> str:
-    """Held-out prompts with the base's and the prefix's latest answers."""
-    if not rows:
+def samples(job_id: str, looks: Sequence[dict[str, Any]]) -> str:
+    """Held-out prompts with the base's and the prefix's answers, and a slider over the looks at them.
+
+    Args:
+        job_id: The job, so that the slider keeps its place.
+        looks: `step` and `rows` of each, in order; the last one is shown at first.
+    """
+    if not looks:
         return ""
+    title = '<p class="ps-title">Answers on rows it never trained on</p>'
+    last = len(looks) - 1
+    names = [f"After step {look['step']:,}" if look["step"] else "Before the first step" for look in looks]
+    names = [f"{name}, look {index + 1} of {len(looks)}" for index, name in enumerate(names)]
+    frames = "".join(
+        f'<div data-frame="{name}"{"" if index == last else " hidden"}>{_answers(look["rows"])}</div>'
+        for index, (name, look) in enumerate(zip(names, looks, strict=True))
+    )
+    slider = (
+        '<div class="ps-scrub"><label>Over the training <input type="range" data-page-action="scrub" '
+        f'data-of="{markup.escape(job_id)}" min="0" max="{last}" value="{last}" step="1"></label>'
+        f"<output>{names[-1]}</output></div>"
+    )
+    return f"{title}<div data-frames>{slider if last else ''}{frames}</div>"
+
+
+def _answers(rows: Sequence[dict[str, Any]]) -> str:
     headers = ["Held-out prompt", "Expected", "Base model", "With the prefix"]
     names = ["prompt", "expected", "base", "prefix"]
     cells = [[f'<div class="ps-clip">{markup.isolated(row.get(name) or "–")}</div>' for name in names] for row in rows]
-    return '<p class="ps-title">Answers on rows it never trained on</p>' + markup.table(
-        headers, cells, "Sample answers"
-    )
+    return markup.table(headers, cells, "Sample answers")
 
 
 def details(job: dict[str, Any]) -> str:
@@ -93,7 +125,7 @@ def details(job: dict[str, Any]) -> str:
         pairs.append(("Base weights", "unchanged, by their hash" if metrics["base_unchanged"] else "CHANGED"))
     if job.get("attempt", 1) > 1:
         pairs.append(("Attempt", str(job["attempt"])))
-    return markup.facts(pairs)
+    return markup.facts(pairs) + sweep_view.shown(metrics.get("sweep") or [])
 
 
 def log(lines: Sequence[str]) -> str:
@@ -103,13 +135,39 @@ def log(lines: Sequence[str]) -> str:
 
 
 def _card(job: dict[str, Any], is_chosen: bool) -> str:
-    words = f"<small>{markup.isolated(job['base_model'])}{_left(job)}</small>"
+    words = f"<small>{markup.isolated(job['base_model'])}{_left(job)}</small>{_start(job)}"
     return markup.card(
         "job", job["id"], _title(job), aside=_state_badge(job), body=words + _progress(job), is_chosen=is_chosen
     )
 
 
+def _tickable(job: dict[str, Any], card: str, is_marked: bool) -> str:
+    if _is_answering(job):
+        return f'<div class="ps-tickable"><span></span>{card}</div>'
+    name = f"Compare {job['name']}"
+    box = (
+        f'<input type="checkbox" data-kind="mark" data-target="{markup.escape(job["id"])}" '
+        f'aria-label="{markup.escape(name)}"{" checked" if is_marked else ""}>'
+    )
+    return f'<div class="ps-tickable">{box}{card}</div>'
+
+
+def _start(job: dict[str, Any]) -> str:
+    """What holds a job back, and where its priority puts it; nothing for one at its ordinary turn."""
+    if job["status"] not in ("queued", "paused"):
+        return ""
+    waits, priority = job.get("waits_for"), PRIORITIES.get(job.get("priority") or 0)
+    words = [f"goes {priority}"] if priority else []
+    if waits and not waits["is_over"]:
+        name = markup.isolated(waits["name"]) if waits["name"] else "a deleted job"
+        words.append(f"{'held back: ' if waits['is_missed'] else ''}after {name} {CONDITIONS[job['starts_when']]}")
+    return f'<small class="ps-waits">{", ".join(words)}</small>' if words else ""
+
+
 def _state_badge(job: dict[str, Any]) -> str:
+    waits = job.get("waits_for")
+    if job["status"] == "queued" and waits and waits["is_missed"]:
+        return markup.badge("held back", "warn")
     word = "answering" if _is_answering(job) and job["status"] == "running" else WORDS[job["status"]]
     return markup.badge(word, TONES[job["status"]])
 
@@ -138,10 +196,14 @@ def _sentence(job: dict[str, Any]) -> str:
     if _is_answering(job) and (told := answer_view.sentence(job)):
         return told
     status, metrics = job["status"], job.get("metrics") or {}
+    if status == "queued" and job.get("waits_for") and not job["waits_for"]["is_over"]:
+        return str(job["waits_for"]["sentence"])
     if status == "queued":
         ahead = job.get("jobs_ahead")
         return f"Waiting; {markup.count(ahead, 'job')} before it." if ahead else "Waiting for its turn."
     if status == "running":
+        if job.get("stop_request"):
+            return STOPPING[job["stop_request"]]
         if not job["max_steps"] or not job["step"] or job.get("eta_s") == 0:
             return f"{job.get('stage') or 'Starting'} …"
         parts = [f"Step {job['step']:,} of {job['max_steps']:,}", f"{markup.duration(job.get('eta_s'))} left"]

@@ -69,7 +69,7 @@
     else if (tab !== "jobs") address.searchParams.delete("job");
     const runs = tab === "jobs" && document.querySelector("#runs-curves [data-runs]")?.dataset.runs;
     if (runs) address.searchParams.set("compare", runs);
-    else address.searchParams.delete("compare");
+    else if (job || tab !== "jobs") address.searchParams.delete("compare");
     const comparison = document.querySelector("#play-kept [data-comparison]")?.dataset.comparison;
     if (tab === "playground" && comparison) address.searchParams.set("comparison", comparison);
     else if (tab !== "playground" || opened) address.searchParams.delete("comparison");

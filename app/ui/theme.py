@@ -23,8 +23,14 @@ ACCENT = gr.themes.Color(
 )
 """Teal whose middle tones are dark enough for white text on them (contrast 5.5)."""
 
-STYLE_SHEETS = [Path(__file__).with_name(name) for name in ("style.css", "doctor.css", "playground.css")]
-SCRIPT = Path(__file__).with_name("page.js")
+STYLE_SHEETS = [Path(__file__).with_name(name) for name in ("style.css", "doctor.css", "playground.css", "runs.css")]
+SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "jobs.js")]
+
+
+def script() -> str:
+    """What runs in the browser once the page has loaded, as one function, which is all that Gradio takes."""
+    parts = "\n".join(f"({path.read_text(encoding='utf-8').rstrip()}\n)();" for path in SCRIPTS)
+    return f"() => {{\n{parts}\n}}"
 
 
 def build_theme() -> gr.themes.Base:

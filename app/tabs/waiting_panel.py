@@ -1,0 +1,110 @@
+"""When a job that waits starts: its priority, its place, and the job that it waits for."""
+
+from typing import Any
+
+import gradio as gr
+
+from app.context import AppContext
+from app.services import jobs
+from app.ui import job_view, markup
+from app.ui.pieces import guarded
+
+PRIORITIES = [("First, before all others", 1), ("Normal", 0), ("Last, when nothing else waits", -1)]
+CONDITIONS = [("however it ends", "ended"), ("if it succeeds", "succeeded"), ("if it fails", "failed")]
+NOTHING = ("Nothing: it starts at its turn", "")
+MAX_CHOICES = 60
+
+
+class WaitingPanel:
+    """The fields of a waiting job; what is chosen is done at once."""
+
+    def __init__(self, context: AppContext) -> None:
+        self.context = context
+        with gr.Group(visible=False, elem_id="job-waiting") as self.group:
+            with gr.Row(equal_height=False):
+                self.priority = gr.Radio(PRIORITIES, value=0, label="When its turn is", elem_id="job-priority")
+                with gr.Column(min_width=120, scale=0):
+                    self.earlier = gr.Button("Earlier", size="md", elem_id="job-earlier")
+                    self.later = gr.Button("Later", size="md", elem_id="job-later")
+            with gr.Row():
+                self.after = gr.Dropdown([NOTHING], value="", label="Starts after", elem_id="job-starts-after")
+                self.when = gr.Radio(CONDITIONS, value="ended", label="And then", elem_id="job-starts-when")
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The components by name."""
+        return {
+            "waiting": self.group, "priority": self.priority, "after": self.after, "when": self.when,
+            "earlier": self.earlier, "later": self.later,
+        }  # fmt: skip
+
+    def wire(self, tab: Any) -> None:
+        """Ties the fields to the services.
+
+        Args:
+            tab: The tab of the jobs, which reads everything anew when a change is done or refused.
+        """
+        acts = (
+            (self.priority.input, self._prefer, [tab.chosen, self.priority]),
+            (self.after.input, self._wait, [tab.chosen, self.after, self.when]),
+            (self.when.input, self._wait, [tab.chosen, self.after, self.when]),
+            (self.earlier.click, self._earlier, [tab.chosen]),
+            (self.later.click, self._later, [tab.chosen]),
+        )
+        for listen, act, inputs in acts:
+            done = listen(guarded(act), inputs, None, show_progress="hidden")
+            # What was refused shows as it was again.
+            done.then(_forget, tab.seen, tab.seen, show_progress="hidden").then(
+                guarded(tab.refresh), tab.inputs, tab.shown, show_progress="hidden"
+            )
+
+    def values(self, job: dict[str, Any] | None, listed: list[dict[str, Any]]) -> dict[str, Any]:
+        """What the fields show of a job; each is the update of its component.
+
+        Args:
+            job: The chosen job.
+            listed: All jobs.
+        """
+        if job is None or job["status"] not in ("queued", "paused"):
+            return {"waiting": False} | dict.fromkeys(("priority", "after", "when", "earlier", "later"))
+        others = [each for each in listed if each["id"] != job["id"]][:MAX_CHOICES]
+        choices = [NOTHING, *[(_choice(each), each["id"]) for each in others]]
+        after = job["starts_after"] or ""
+        if after not in [value for _, value in choices]:
+            choices.append((_choice(job["waits_for"]) if job["waits_for"]["name"] else "a deleted job", after))
+        has_order = job["status"] == "queued" and sum(each["status"] == "queued" for each in listed) > 1
+        return {
+            "waiting": True,
+            "priority": {"value": job["priority"]},
+            "after": {"choices": choices, "value": after},
+            "when": {"value": job["starts_when"] or "ended", "visible": bool(after)},
+            "earlier": {"visible": has_order},
+            "later": {"visible": has_order},
+        }
+
+    def _prefer(self, job_id: str, priority: int) -> None:
+        jobs.change(self.context, job_id, {"priority": priority})
+
+    def _wait(self, job_id: str, after: str | None, when: str) -> None:
+        wishes = {"starts_after": after, "starts_when": when} if after else {"starts_after": None}
+        jobs.change(self.context, job_id, wishes)
+
+    def _earlier(self, job_id: str) -> None:
+        self._move(job_id, -1)
+
+    def _later(self, job_id: str) -> None:
+        self._move(job_id, 1)
+
+    def _move(self, job_id: str, by: int) -> None:
+        """One place, among all that wait."""
+        place = jobs.place(self.context, job_id)
+        if place is not None:
+            jobs.move(self.context, job_id, max(0, place + by))
+
+
+def _choice(job: dict[str, Any]) -> str:
+    return f"{markup.isolated_text(job['name'])} ({job_view.WORDS[job['status']]})"
+
+
+def _forget(seen: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in seen.items() if name not in ("priority", "after", "when")}
