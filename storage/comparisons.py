@@ -103,4 +103,7 @@ def tally(session: Session) -> list[Pair]:
         .group_by(Vote.base_model, Vote.first, Vote.second)
         .order_by(func.count().desc(), Vote.first, Vote.second)
     )
-    return [Pair(*row._tuple()) for row in session.execute(query)]
+    return [
+        Pair(base_model, first, second, first_won, second_won, tied)
+        for base_model, first, second, first_won, second_won, tied in session.execute(query)
+    ]
