@@ -6,7 +6,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi_swagger import patch_fastapi
 
-from app.api import answers, base_models, comparisons, datasets, events, health, jobs, prefixes, snapshots, usage
+from app.api import (
+    answers,
+    base_models,
+    comparisons,
+    datasets,
+    events,
+    health,
+    jobs,
+    many_rows,
+    prefixes,
+    snapshots,
+    usage,
+)
 from app.api.errors import add_unknown_api_answer, install_error_answers
 from app.auth import TokenAuth
 from app.context import AppContext
@@ -23,7 +35,7 @@ from storage.tables.reader_process import ReaderProcesses
 
 TITLE = "Prefix Studio"
 DESCRIPTION = "Upload a table, train a prefix for a frozen language model, compare side by side, download it."
-ROUTERS = (datasets, base_models, jobs, events, prefixes, answers, snapshots, comparisons, usage, health)
+ROUTERS = (datasets, base_models, jobs, events, prefixes, answers, many_rows, snapshots, comparisons, usage, health)
 
 
 def create_app(settings: Settings, *, page: bool = True) -> FastAPI:

@@ -10,6 +10,7 @@ from app.services.columns import FULL_STRENGTH, column_of, key_of
 from app.tabs.blind_vote import BlindVote
 from app.tabs.columns_panel import Choice, ColumnsPanel, chosen_before
 from app.tabs.current import reopened
+from app.tabs.many_rows import ManyRowsPanel
 from app.tabs.one_prompt import OnePrompt
 from app.tabs.prompt_panel import CHAT, FIELDS, RAW
 from app.tabs.saved_comparisons import SavedComparisons
@@ -31,7 +32,7 @@ class PlaygroundTab:
             with gr.Tab("One prompt", id="one"):
                 self.one = OnePrompt(context, self.columns)
             with gr.Tab("Many rows", id="many") as self.many_tab:
-                pass
+                self.many = ManyRowsPanel(context, self.columns)
             with gr.Tab("Blind vote", id="blind") as self.blind_tab:
                 self.blind = BlindVote(context, self.columns, self.one.prompt_panel)
             with gr.Tab("Saved", id="saved") as self.saved_tab:
@@ -66,6 +67,7 @@ class PlaygroundTab:
         for control in (columns.chosen, self.one.prompt_panel.kind):
             control.input(guarded(self.show_chosen), self.inputs[1:-1], self.followers, show_progress="hidden")
         self.one.wire()
+        self.many.wire()
         self.blind.wire()
         self.blind_tab.select(guarded(self.blind.show), None, self.blind.tally, show_progress="hidden")
         self.saved_tab.select(guarded(saved.show), None, saved.cards, show_progress="hidden")
@@ -74,7 +76,7 @@ class PlaygroundTab:
 
     def cancel(self, request: gr.Request) -> None:
         """Ends what is being written for a browser tab."""
-        for each in (self.one, self.blind):
+        for each in (self.one, self.many, self.blind):
             each.running.cancel(request)
 
     def show(
