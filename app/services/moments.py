@@ -54,7 +54,7 @@ def moments_of(context: AppContext, source: dict[str, Any] | None) -> tuple[list
         kept = snapshots.of_job(context, source["name"].removeprefix(JOB))
         return [_moment(each, "") for each in kept], max(0, len(kept) - 1)
     kept = snapshots.of_prefix(context, source["id"])
-    told = [_moment(each, ", which was published" if each["is_published"] else "") for each in kept]
+    told = [_moment(each, ", published" if each["is_published"] else "") for each in kept]
     at = next((index for index, each in enumerate(kept) if each["is_published"]), None)
     if kept and at is None:
         told.append({"words": "the finished prefix", "model": source["name"]})
@@ -73,5 +73,5 @@ def spread(moments: list[Moment], count: int) -> list[Moment]:
 
 def _moment(snapshot: dict[str, Any], ending: str) -> Moment:
     loss = snapshot["validation_loss"]
-    shown = f", validation loss {loss:.2f}" if loss is not None else ""
+    shown = f", loss {loss:.2f}" if loss is not None else ""
     return {"words": f"step {snapshot['step']:,}{shown}{ending}", "model": snapshot["model"]}

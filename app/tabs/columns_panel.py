@@ -151,14 +151,15 @@ def wire_columns(base: str | None, chosen: list[str] | None, percent: int, at: d
 
 def chosen_before(columns: list[Column], base: str) -> tuple[list[str], dict[str, str] | None, int]:
     """The keys, the time and the percent that gave these columns."""
-    percent, at, keys = FULL_STRENGTH, None, []
+    percent, keys, times = FULL_STRENGTH, [], []
     for column in columns:
         stem, step = state_of(column["model"])
         if is_prefixed(column, base):
             percent = int(column.get("strength", FULL_STRENGTH))
-            at = {"of": stem, "model": column["model"]} if step is not None and at is None else at
+        if step is not None:
+            times.append({"of": stem, "model": column["model"]})
         keys.append(key_of(column_of(stem if step is not None else column["model"], column["context"])))
-    return list(dict.fromkeys(keys)), at, percent
+    return list(dict.fromkeys(keys)), times[0] if len(times) == 1 else None, percent
 
 
 def _bases(context: AppContext, listed: list[dict[str, Any]]) -> list[tuple[str, str]]:

@@ -32,7 +32,7 @@ def mark(comparison_id: str | None, name: str = "") -> str:
 
 
 def _card(kept: dict[str, Any], is_asked: bool) -> str:
-    columns = ", ".join(markup.isolated(label) for label in kept["labels"])
+    columns = " · ".join(markup.isolated(label) for label in kept["labels"])
     day = kept["created_at"][:16].replace("T", " ")
     acts = markup.action("Open", kind="open", target=kept["id"], tone="go") + _files(kept["id"])
     acts += (

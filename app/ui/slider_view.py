@@ -40,7 +40,7 @@ def slider(label: str, words: Sequence[str], at: int, *, name: str, ends: tuple[
         at: Index of the stop where it stands.
         name: Makes its id, unique on the page.
         ends: What stands below its first and its last stop.
-        aside: HTML behind the line.
+        aside: HTML below it.
     """
     told = markup.escape(json.dumps(list(words), ensure_ascii=True))
     first, last = (markup.escape(end) for end in ends)
@@ -49,5 +49,5 @@ def slider(label: str, words: Sequence[str], at: int, *, name: str, ends: tuple[
         f'<output for="{name}">{markup.escape(words[at])}</output></p>'
         f'<input type="range" id="{name}" min="0" max="{len(words) - 1}" step="1" value="{at}" data-words="{told}" '
         f'aria-valuetext="{markup.escape(words[at])}">'
-        f'<p class="ps-slider-ends"><span>{first}</span>{aside}<span>{last}</span></p></div>'
+        f'<p class="ps-slider-ends"><span>{first}</span><span>{last}</span></p>{aside}</div>'
     )
