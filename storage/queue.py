@@ -11,7 +11,7 @@ from storage.errors import StudioError
 from storage.jobs import get_job
 from storage.prefixes import create_prefix, free_name
 from storage.schema.base import now
-from storage.schema.job import Job, JobEvent, JobStatus, StopRequest
+from storage.schema.job import Job, JobEvent, JobKind, JobStatus, StopRequest
 from storage.schema.prefix import Prefix
 from storage.starts import may_start
 
@@ -303,11 +303,14 @@ def _add_state(session: Session, job_id: str, attempt: int, status: JobStatus, *
 
 
 def _quarantined(job: Job, lost: int, reason: str) -> dict[str, Any]:
-    where = f"at step {job.step}" if job.step else "before its first step"
+    is_training = job.kind == JobKind.TRAINING
+    one, what = ("step", "training") if is_training else ("row", "answering")
+    where = f"at {one} {job.step}" if job.step else f"before its first {one}"
+    remedy = "retry it with a smaller batch or a shorter prefix" if is_training else "retry it, or send a shorter table"
     return {
         "code": "quarantined",
         "message": (
-            f"The training broke off {lost} times, last in attempt {job.attempt} {where}, because {reason}. "
-            "Its log may say why; retry it with a smaller batch or a shorter prefix."
+            f"The {what} broke off {lost} times, last in attempt {job.attempt} {where}, because {reason}. "
+            f"Its log may say why; {remedy}."
         ),
     }

@@ -24,6 +24,6 @@ class Answering(Base):
     num_rows: Mapped[int]
     detected: Mapped[JsonDict]
     mapping: Mapped[JsonDict]  # column of the prefix's template to column of this table
-    settings: Mapped[JsonDict]  # max_tokens, temperature, top_p and seed, all set
+    settings: Mapped[JsonDict]  # max_tokens (None: chosen when it runs), temperature, top_p and seed
     answer_column: Mapped[str] = mapped_column(String(200))
     result_hash: Mapped[str | None] = mapped_column(String(64))  # SHA-256 of the answered table as Parquet

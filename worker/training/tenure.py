@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 END_ATTEMPTS = 12
 PAUSE_S = 2.0
-UNEXPECTED = "The training ended with an error that was not foreseen. Its log holds the details; try it again."
+UNEXPECTED = "The job ended with an error that was not foreseen. Its log holds the details; try it again."
 OUT_OF_MEMORY = (
     "The machine ran out of memory. Lower the rows per step or the prefix's length, or pick a smaller base model."
 )
