@@ -34,12 +34,14 @@ class Ballot:
         base_model: The base of both.
         columns: Who answers, in the order in which they are shown.
         comparison: The answers.
+        question: What both were asked, without what stands in front of it for one of them.
         expected: The answer in the data, where it is known.
     """
 
     base_model: str
     columns: list[Column]
     comparison: Comparison
+    question: str
     expected: str | None
 
 
@@ -88,10 +90,13 @@ class BlindVote:
         if len(columns) < 2:
             raise InvalidInputError("A blind vote is between two columns. Choose at least two above.")
         pair = self.chance.sample(columns, 2)
-        asked, expected = self._asked(way, source, form)
+        asked, question, expected = self._asked(way, source, form)
         comparison = Comparison([Pane(letter, "") for letter in blind_view.LETTERS])
         body = {**with_rendering(asked, pair, base, source), "models": pair}
-        yield {self.panes: blind_view.ballots(comparison), self.revealed: "", **self._open(is_open=False)}
+        yield {
+            self.question: blind_view.question(question), self.panes: blind_view.ballots(comparison),
+            self.revealed: "", **self._open(is_open=False),
+        }  # fmt: skip
         with self.running.track(request.session_hash) as cancelled:
             try:
                 for _ in until_ready(self.context, cancelled):
@@ -102,8 +107,7 @@ class BlindVote:
                 yield {self.panes: markup.notice(sentence(fault), "bad")}
                 return
         yield {
-            self.ballot: Ballot(base, pair, comparison, expected),
-            self.question: compare_view.prompt_shown(comparison.prompt),
+            self.ballot: Ballot(base, pair, comparison, question, expected),
             self.panes: blind_view.ballots(comparison),
             **self._open(is_open=True),
         }
@@ -113,8 +117,7 @@ class BlindVote:
         if ballot is None:
             raise ConflictError("There is nothing to vote on. Press Next pair first.")
         texts = [pane.text for pane in ballot.comparison.panes]
-        prompt = ballot.comparison.prompt
-        votes.vote(self.context, ballot.base_model, ballot.columns, texts, prompt=prompt, winner=winner)
+        votes.vote(self.context, ballot.base_model, ballot.columns, texts, prompt=ballot.question, winner=winner)
         names = moments.names(self.context) if any(JOB in column["model"] for column in ballot.columns) else {}
         labels = [label_of(column, ballot.base_model, names) for column in ballot.columns]
         return {
@@ -124,20 +127,24 @@ class BlindVote:
             **self._open(is_open=False),
         }
 
-    def _asked(self, way: str, source: dict[str, Any] | None, form: list[Any]) -> tuple[dict[str, Any], str | None]:
-        """The request, and the answer that the data gives where a row of it is asked."""
+    def _asked(
+        self, way: str, source: dict[str, Any] | None, form: list[Any]
+    ) -> tuple[dict[str, Any], str, str | None]:
+        """The request, it in words, and the answer that the data gives where a row of it is asked."""
         if way == ROW:
             row = random_row(self.context, source)
             turns = source is not None and source["rendering"].get("kind") == CONVERSATION
             told = {"messages": json.loads(row["prompt"])} if turns else {"fields": row["fields"]}
-            return {**drawn(*form[1:5]), **told}, row["target"]
+            return {**drawn(*form[1:5]), **told}, row["prompt"], row["target"]
         asked = self.prompt_panel.asked(*form)
         if "fields" in asked:
             named = zip(columns_of(source), asked["fields"], strict=False)
             asked["fields"] = {name: text or "" for name, text in named}
+            return asked, "\n".join(f"{name}: {text}" for name, text in asked["fields"].items()), None
         if "message" in asked:
-            asked["messages"] = [{"role": "user", "content": asked.pop("message")}]
-        return asked, None
+            message = asked.pop("message")
+            return {**asked, "messages": [{"role": "user", "content": message}]}, message, None
+        return asked, asked["prompt"], None
 
     def _open(self, *, is_open: bool) -> Shown:
         return {button: gr.Button(interactive=is_open) for button in self.buttons}

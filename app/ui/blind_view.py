@@ -14,6 +14,11 @@ def waiting() -> str:
     return markup.empty("Nobody has answered yet", "Press Next pair; two of the chosen columns answer under A and B.")
 
 
+def question(text: str) -> str:
+    """What both are asked."""
+    return f'<div class="ps-sample"><small>Both are asked</small>{markup.isolated(text)}</div>'
+
+
 def ballots(comparison: Comparison) -> str:
     """Two answers under A and B; nothing but their words is told."""
     shown = "".join(_ballot(letter, pane.text) for letter, pane in zip(LETTERS, comparison.panes, strict=True))

@@ -150,7 +150,7 @@ def _pane(pane: Pane, column: int) -> str:
     header = f"<header>{markup.isolated(pane.title)}<small>{markup.escape(pane.note)}</small></header>"
     turns = "".join(
         f'<p class="ps-turn ps-turn-{"user" if turn["role"] == "user" else "model"}">'
-        f"<small>{'You' if turn['role'] == 'user' else 'Answer'}</small>{markup.isolated(turn['content'])}</p>"
+        f"<small>{'You' if turn['role'] == 'user' else 'Answer'}</small>{markup.isolated(turn['content'].strip())}</p>"
         for turn in pane.turns
     )
     return (
