@@ -78,6 +78,39 @@ def compare(context: AppContext, body: dict[str, Any], *, client: str = "page") 
     return columns
 
 
+async def compare_later(
+    http_client: httpx.AsyncClient, context: AppContext, body: dict[str, Any], *, client: str = "page"
+) -> list[dict[str, Any]]:
+    """As `compare`, for whoever asks much at once; cancelling it ends the generation.
+
+    Args:
+        http_client: Of `many_requests`.
+        context: The open stores.
+        body: As for `POST /v1/compare`; `stream` is switched off here.
+        client: Who asks, as a session's hash: turns are taken by client.
+
+    Raises:
+        BusyError: The inference role is not up, or has too much to do.
+        StudioError: It refuses the request, in its own sentence.
+    """
+    address = _address(context)
+    headers = client_headers(address, client)
+    try:
+        answer = await http_client.post(f"{address.url}/v1/compare", json={**body, "stream": False}, headers=headers)
+    except httpx.TransportError as error:
+        raise BusyError(NOT_READY) from error
+    if not answer.is_success:
+        raise _refusal(answer)
+    columns: list[dict[str, Any]] = answer.json()
+    return columns
+
+
+def many_requests() -> httpx.AsyncClient:
+    """A client for many requests to the inference role at once; close it when they are done."""
+    # The role listens on this machine, without certificates; reading those of the system takes a while.
+    return httpx.AsyncClient(trust_env=False, verify=False, timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S))
+
+
 def client_headers(address: InferenceAddress, *who: str) -> dict[str, str]:
     """Headers of a call for someone: the secret, and a name that tells clients apart and nothing else of them.
 

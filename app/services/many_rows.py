@@ -1,12 +1,15 @@
 """Held-out rows answered by all columns of a comparison, with what each answer scores."""
 
+import asyncio
 import json
 import time
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from threading import Event
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from typing import Any
+
+import httpx
 
 from app.context import AppContext
 from app.services import inference
@@ -55,6 +58,10 @@ class HeldOutRow:
     expected: str
     answers: list[str] | None = None
     fault: str = ""
+
+
+Ended = tuple[HeldOutRow, "list[str] | StudioError"]
+"""A row with its answers, or with why there are none."""
 
 
 @dataclass
@@ -150,33 +157,28 @@ def answer_all(
         context: The open stores.
         table: What `held_out` chose; it is filled.
         body: What all requests have in common, such as `rendering`; see `/v1/compare`.
-        cancelled: Ends it: what is being answered is waited for, and nothing more is asked.
+        cancelled: Ends it; what is being answered is dropped.
         client: Who asks.
 
     Yields:
         The table, whenever a row has come or a moment has passed.
 
     Raises:
-        StudioError: The model server refuses the very first row, or is not there.
+        StudioError: The model server refuses every row, or is not there.
     """
     began = time.monotonic()
     whole = {"max_tokens": max_tokens_for(table.targets), **body, "models": table.columns}
-    waiting = list(reversed(table.rows))
-    under_way: dict[Future[list[str]], HeldOutRow] = {}
-    pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="many-rows")
+    ended: SimpleQueue[Ended | None] = SimpleQueue()
+    asking = Thread(target=_ask_all, args=(context, table.rows, whole, client, cancelled, ended), name="many-rows")
+    asking.start()
     try:
-        while (waiting and not cancelled.is_set()) or under_way:
-            while waiting and len(under_way) < IN_FLIGHT and not cancelled.is_set():
-                row = waiting.pop()
-                under_way[pool.submit(_ask, context, whole, row, client, cancelled)] = row
-            done, _ = wait(under_way, timeout=LOOK_S, return_when=FIRST_COMPLETED)
-            for future in done:
-                _take(table, under_way.pop(future), future)
+        while (told := _next(ended, LOOK_S)) is not None:
+            if isinstance(told, tuple):
+                _take(table, *told)
             table.seconds = time.monotonic() - began
             yield table
     finally:
         cancelled.set()
-        pool.shutdown(wait=False, cancel_futures=True)
     table.is_ended = True
     yield table
 
@@ -195,27 +197,74 @@ def _asked(fields: Mapping[str, str], rendering: Mapping[str, Any]) -> dict[str,
     return {"fields": {name: fields[name] for name in used if name in fields}}
 
 
-def _ask(context: AppContext, body: Mapping[str, Any], row: HeldOutRow, client: str, cancelled: Event) -> list[str]:
+def _ask_all(
+    context: AppContext,
+    rows: Sequence[HeldOutRow],
+    body: Mapping[str, Any],
+    client: str,
+    cancelled: Event,
+    ended: "SimpleQueue[Ended | None]",
+) -> None:
+    """Asks every row, and says of each how it ended; None says that nothing more is coming."""
+
+    async def run() -> None:
+        free = asyncio.Semaphore(IN_FLIGHT)
+
+        async def one(row: HeldOutRow) -> None:
+            async with free:
+                ended.put((row, await _answer_or_fault(http_client, context, {**body, **row.asked}, client)))
+
+        async with inference.many_requests() as http_client:
+            tasks = [asyncio.create_task(one(row)) for row in rows]
+            waiting: set[asyncio.Task[None]] = set(tasks)
+            while waiting and not cancelled.is_set():
+                _, waiting = await asyncio.wait(waiting, timeout=LOOK_S)
+            # A request that is dropped closes its connection, and so ends its generation at the next token.
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    try:
+        asyncio.run(run())
+    finally:
+        ended.put(None)
+
+
+async def _answer_or_fault(
+    http_client: httpx.AsyncClient, context: AppContext, body: dict[str, Any], client: str
+) -> list[str] | StudioError:
     """The answers of all columns to one row; a model server that has too much to do is asked again."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
-            told = inference.compare(context, {**body, **row.asked}, client=client)
+            told = await inference.compare_later(http_client, context, body, client=client)
             return [str(column["text"]) for column in told]
-        except BusyError:
-            if time.monotonic() > deadline or cancelled.wait(PAUSE_S):
-                raise
+        except BusyError as fault:
+            if time.monotonic() > deadline:
+                return fault
+        except StudioError as fault:
+            return fault
+        await asyncio.sleep(PAUSE_S)
 
 
-def _take(table: ManyRows, row: HeldOutRow, future: Future[list[str]]) -> None:
-    """Puts the answers of a row into the table; a row that is refused (it may be too long) says why."""
+def _next(ended: "SimpleQueue[Ended | None]", timeout_s: float) -> "Ended | float | None":
+    """What ended next; the time where nothing did for a while, and None where all is over."""
     try:
-        answers = future.result()
-    except StudioError as fault:
-        if isinstance(fault, BusyError) or len(table.rows) == 1:
-            raise
-        row.fault = fault.message
-        if all(each.fault for each in table.rows[:IN_FLIGHT]):
-            raise
+        return ended.get(timeout=timeout_s)
+    except Empty:
+        return timeout_s
+
+
+def _take(table: ManyRows, row: HeldOutRow, told: list[str] | StudioError) -> None:
+    """Puts the answers of a row into the table; a row that is refused (it may be too long) says why.
+
+    Raises:
+        StudioError: The model server has too much to do all the time, or has refused every row so far.
+    """
+    if not isinstance(told, StudioError):
+        row.answers = trimmed(told, table.targets)
         return
-    row.answers = trimmed(answers, table.targets)
+    row.fault = told.message
+    num_faults = sum(bool(each.fault) for each in table.rows)
+    if isinstance(told, BusyError) or (not table.answered and num_faults >= min(IN_FLIGHT, len(table.rows))):
+        raise told
