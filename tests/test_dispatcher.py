@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from storage.tables.table import StoredTable
 from worker.dispatcher import Dispatcher, heartbeat_file
 from worker.downloader import Downloader
 from worker.executor import Ended, LocalExecutor
+from worker.room import Room
 from worker.training.assignment import Assignment
 
 
@@ -44,7 +46,7 @@ class FakeExecutor:
         self.is_stopped = False
 
     def free_slots(self) -> int:
-        return self.slots - len(self.running)
+        return self.slots - len([trainer for trainer in self.trainers if set(trainer) & set(self.running)])
 
     def next_device(self) -> str | None:
         return self.device
@@ -121,6 +123,135 @@ def test_jobs_run_one_after_another(
     dispatcher.tick()
     assert executor.started[1:] == [Assignment(jobs[1], 1)]
     assert look_up(database, jobs[0]).status == JobStatus.CANCELLED
+
+
+TINY_CONFIG = {
+    "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "vocab_size": 400,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+SMALL = {"method": "prefix-tuning", "num_virtual_tokens": 4, "learning_rate": 0.05, "batch_size": 4, "max_steps": 8}
+
+
+@pytest.fixture
+def queue(database: Database) -> Callable[..., list[str]]:
+    """Fills the queue: one job for each recipe; `base` names its base model."""
+
+    def fill(*recipes: dict[str, Any], **chosen: Any) -> list[str]:
+        with database.write() as session:
+            table = StoredTable({"train": "0" * 64}, ["a", "b"], {"train": 40}, 900, "0" * 64, {})
+            _, version = create_dataset(session, "table.csv", table, {}, [])
+            submitted = []
+            for number, recipe in enumerate(recipes):
+                name = recipe.get("base", "base")
+                record = BaseModelRecord(name, BaseModelSource.LOCAL, DownloadState.READY, config=TINY_CONFIG)
+                wanted = {**SMALL, **{key: value for key, value in recipe.items() if key != "base"}}
+                job = submit_job(
+                    session,
+                    name=f"job {number}",
+                    dataset_version_id=version.id,
+                    base_model=register(session, record),
+                    recipe=wanted,
+                    rendering={},
+                )
+                submitted.append(job.id)
+            return submitted
+
+    return fill
+
+
+def test_small_neighbours_in_the_queue_share_a_trainer(
+    dispatcher: Dispatcher, executor: FakeExecutor, queue: Callable[..., list[str]]
+) -> None:
+    jobs = queue({}, {"seed": 2}, {"batch_size": 8})
+    dispatcher.tick()
+    assert executor.trainers == [[Assignment(job, 1) for job in jobs]]
+
+
+@pytest.mark.parametrize(
+    "other", [{"base": "another"}, {"precision": "bfloat16"}, {"learning_rate": None, "batch_size": 64}]
+)
+def test_job_is_not_overtaken_by_one_that_would_fit_better(
+    dispatcher: Dispatcher,
+    executor: FakeExecutor,
+    database: Database,
+    queue: Callable[..., list[str]],
+    other: dict[str, Any],
+) -> None:
+    first, second, third = queue({}, other, {})
+    for number, job in enumerate((first, second, third), start=1):
+        dispatcher.tick()
+        assert executor.trainers[-1] == [Assignment(job, 1)]
+        assert len(executor.trainers) == number
+        with database.write() as session:
+            Lease(job, 1).cancel(session)
+        executor.end(0)
+
+
+def test_job_whose_trainer_died_goes_alone(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, queue: Callable[..., list[str]]
+) -> None:
+    jobs = queue({}, {})
+    dispatcher.tick()
+    executor.end(-signal.SIGKILL)
+    executor.end(-signal.SIGKILL)
+    dispatcher.tick()
+    assert executor.trainers[1:] == [[Assignment(jobs[0], 2)]]
+    assert [look_up(database, job).lost_attempts for job in jobs] == [1, 1]
+
+
+def test_jobs_are_spread_over_free_devices_before_they_share(
+    settings: Settings, database: Database, queue: Callable[..., list[str]]
+) -> None:
+    executor = FakeExecutor(slots=2)
+    jobs = queue({}, {}, {})
+    Dispatcher(settings, database, executor, Downloader(database)).tick()
+    assert executor.trainers == [[Assignment(job, 1) for job in jobs[:2]], [Assignment(jobs[2], 1)]]
+
+
+def test_larger_passes_are_shared_on_a_gpu_than_on_a_cpu(
+    dispatcher: Dispatcher, executor: FakeExecutor, queue: Callable[..., list[str]]
+) -> None:
+    queue(*[{"learning_rate": None, "batch_size": 16}] * 3)
+    executor.device = "0"
+    dispatcher.tick()
+    assert [len(trainer) for trainer in executor.trainers] == [3]
+
+
+def test_trainer_of_several_jobs_is_ended_only_when_all_are_silent(
+    settings: Settings, database: Database, executor: FakeExecutor, queue: Callable[..., list[str]]
+) -> None:
+    moments = itertools.count(0.0, 10.0)
+    dispatcher = Dispatcher(settings, database, executor, Downloader(database), clock=lambda: next(moments))
+    first, second = queue({}, {})
+    for _ in range(20):
+        dispatcher.tick()
+        with database.write() as session:
+            Lease(second, 1).renew(session)
+    assert (look_up(database, first).status, look_up(database, second).status) == (
+        JobStatus.QUEUED,
+        JobStatus.RUNNING,
+    )
+    assert executor.killed == []
+
+
+def test_training_waits_until_there_is_room(
+    settings: Settings, database: Database, executor: FakeExecutor, queue: Callable[..., list[str]]
+) -> None:
+    class FakeMemory:
+        free = 0
+
+        def free_bytes(self, device: str | None) -> int:
+            return self.free
+
+    memory = FakeMemory()
+    room = Room(settings, memory, ask=lambda settings, needed_bytes: True)
+    dispatcher = Dispatcher(settings, database, executor, Downloader(database), room)
+    (job,) = queue({})
+    dispatcher.tick()
+    assert (executor.trainers, look_up(database, job).status) == ([], JobStatus.QUEUED)
+    memory.free = 10**12
+    dispatcher.tick()
+    assert executor.trainers == [[Assignment(job, 1)]]
 
 
 def test_job_of_a_trainer_that_died_runs_again_at_once(
