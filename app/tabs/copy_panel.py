@@ -22,7 +22,7 @@ class CopyPanel:
 
     def __init__(self, context: AppContext) -> None:
         self.context = context
-        with gr.Group(visible=False, elem_id="job-copy") as self.group:
+        with gr.Group(visible=False) as self.group:
             self.name = gr.Textbox(label="Name of the copy", max_lines=1, max_length=80, elem_id="job-copy-name")
             with gr.Row():
                 self.numbers = {

@@ -19,7 +19,7 @@ from app.ui.pieces import guarded, html_piece, picked
 ENDED = ("succeeded", "failed", "cancelled")
 BUTTONS = {
     "stop": "Stop…", "compare": "Compare", "download": "Download", "pause": "Pause", "resume": "Resume",
-    "retry": "Try again", "duplicate": "Run a copy…", "delete": "Delete…",
+    "retry": "Try again", "earlier": "Earlier", "later": "Later", "duplicate": "Run a copy…", "delete": "Delete…",
 }  # fmt: skip
 PIECES = ("state", "verdict", "curve", "samples", "details", "log")
 DELETE = "Delete this job with its curve and its log? A trained prefix stays; an answered table goes with its job."

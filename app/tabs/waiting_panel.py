@@ -1,5 +1,6 @@
 """When a job that waits starts: its priority, its place, and the job that it waits for."""
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,7 @@ PRIORITIES = [("First, before all others", 1), ("Normal", 0), ("Last, when nothi
 CONDITIONS = [("however it ends", "ended"), ("if it succeeds", "succeeded"), ("if it fails", "failed")]
 NOTHING = ("Nothing: it starts at its turn", "")
 MAX_CHOICES = 60
+MAX_NAME = 40
 
 
 class WaitingPanel:
@@ -20,23 +22,20 @@ class WaitingPanel:
 
     def __init__(self, context: AppContext) -> None:
         self.context = context
-        with gr.Group(visible=False, elem_id="job-waiting") as self.group:
-            with gr.Row(equal_height=False):
-                self.priority = gr.Radio(PRIORITIES, value=0, label="When its turn is", elem_id="job-priority")
-                with gr.Column(min_width=120, scale=0):
-                    self.earlier = gr.Button("Earlier", size="md", elem_id="job-earlier")
-                    self.later = gr.Button("Later", size="md", elem_id="job-later")
+        with gr.Group(visible=False) as self.group:
+            self.priority = gr.Radio(PRIORITIES, value=0, label="When its turn is", elem_id="job-priority")
             with gr.Row():
-                self.after = gr.Dropdown([NOTHING], value="", label="Starts after", elem_id="job-starts-after")
-                self.when = gr.Radio(CONDITIONS, value="ended", label="And then", elem_id="job-starts-when")
+                self.after = gr.Dropdown(
+                    [NOTHING], value="", label="Starts after", min_width=260, elem_id="job-starts-after"
+                )
+                self.when = gr.Radio(
+                    CONDITIONS, value="ended", label="And then", min_width=260, elem_id="job-starts-when"
+                )
 
     @property
     def parts(self) -> dict[str, Any]:
         """The components by name."""
-        return {
-            "waiting": self.group, "priority": self.priority, "after": self.after, "when": self.when,
-            "earlier": self.earlier, "later": self.later,
-        }  # fmt: skip
+        return {"waiting": self.group, "priority": self.priority, "after": self.after, "when": self.when}
 
     def wire(self, tab: Any) -> None:
         """Ties the fields to the services.
@@ -48,8 +47,8 @@ class WaitingPanel:
             (self.priority.input, self._prefer, [tab.chosen, self.priority]),
             (self.after.input, self._wait, [tab.chosen, self.after, self.when]),
             (self.when.input, self._wait, [tab.chosen, self.after, self.when]),
-            (self.earlier.click, self._earlier, [tab.chosen]),
-            (self.later.click, self._later, [tab.chosen]),
+            (tab.buttons["earlier"].click, partial(self._move, by=-1), [tab.chosen]),
+            (tab.buttons["later"].click, partial(self._move, by=1), [tab.chosen]),
         )
         for listen, act, inputs in acts:
             done = listen(guarded(act), inputs, None, show_progress="hidden")
@@ -66,7 +65,7 @@ class WaitingPanel:
             listed: All jobs.
         """
         if job is None or job["status"] not in ("queued", "paused"):
-            return {"waiting": False} | dict.fromkeys(("priority", "after", "when", "earlier", "later"))
+            return dict.fromkeys(("waiting", "earlier", "later"), False) | dict.fromkeys(("priority", "after", "when"))
         others = [each for each in listed if each["id"] != job["id"]][:MAX_CHOICES]
         choices = [NOTHING, *[(_choice(each), each["id"]) for each in others]]
         after = job["starts_after"] or ""
@@ -78,8 +77,8 @@ class WaitingPanel:
             "priority": {"value": job["priority"]},
             "after": {"choices": choices, "value": after},
             "when": {"value": job["starts_when"] or "ended", "visible": bool(after)},
-            "earlier": {"visible": has_order},
-            "later": {"visible": has_order},
+            "earlier": has_order,
+            "later": has_order,
         }
 
     def _prefer(self, job_id: str, priority: int) -> None:
@@ -89,12 +88,6 @@ class WaitingPanel:
         wishes = {"starts_after": after, "starts_when": when} if after else {"starts_after": None}
         jobs.change(self.context, job_id, wishes)
 
-    def _earlier(self, job_id: str) -> None:
-        self._move(job_id, -1)
-
-    def _later(self, job_id: str) -> None:
-        self._move(job_id, 1)
-
     def _move(self, job_id: str, by: int) -> None:
         """One place, among all that wait."""
         place = jobs.place(self.context, job_id)
@@ -103,7 +96,8 @@ class WaitingPanel:
 
 
 def _choice(job: dict[str, Any]) -> str:
-    return f"{markup.isolated_text(job['name'])} ({job_view.WORDS[job['status']]})"
+    name = job["name"] if len(job["name"]) <= MAX_NAME else f"{job['name'][:MAX_NAME]}…"
+    return f"{markup.isolated_text(name)} ({job_view.WORDS[job['status']]})"
 
 
 def _forget(seen: dict[str, str]) -> dict[str, str]:

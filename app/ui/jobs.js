@@ -123,7 +123,7 @@
     const frames = slider.closest("[data-frames]")?.querySelectorAll("[data-frame]") ?? [];
     frames.forEach((frame, index) => { frame.hidden = index !== Number(slider.value); });
     const frame = frames[Number(slider.value)];
-    const words = slider.parentElement.querySelector("output");
+    const words = slider.closest(".ps-scrub").querySelector("output");
     if (frame && words && words.textContent !== frame.dataset.frame) words.textContent = frame.dataset.frame;
     if (frame) slider.setAttribute("aria-valuetext", frame.dataset.frame);
   };
