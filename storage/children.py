@@ -56,12 +56,14 @@ def end_with_parent(look_s: float = LOOK_S) -> None:
     Args:
         look_s: Seconds between two looks.
     """
-    parent = os.environ.get(PARENT_NAME)
-    if parent is None:
+    started_by, parent = os.environ.get(PARENT_NAME), os.getppid()
+    if started_by is None:
         return
+    # Process 1 takes over orphans; in a container it may be the parent itself. Any other may stand in between.
+    is_orphan = parent == 1 and started_by != "1"
 
     def watch() -> None:
-        while str(os.getppid()) == parent:
+        while not is_orphan and os.getppid() == parent:
             time.sleep(look_s)
         os.kill(os.getpid(), signal.SIGTERM)
 
