@@ -38,6 +38,7 @@ def test_chosen_fields_stay() -> None:
         batch_size=3,
         eval_every=2,
         average_decay=0.0,
+        token_dropout=0.0,
     )
     assert resolved(chosen) == chosen
 
@@ -46,7 +47,7 @@ def test_rates_are_compared_unless_one_is_chosen() -> None:
     automatic = resolved()
     assert automatic.learning_rate == 0.08
     assert automatic.sweep == (0.04, 0.08, 0.16)
-    assert automatic.sweep_steps == 0.15 * automatic.max_steps
+    assert automatic.sweep_steps == 0.1 * automatic.max_steps
     assert resolved(Recipe(learning_rate=0.01)).sweep == ()
     assert resolved(Recipe(sweep=(0.1, 0.2))).sweep == (0.1, 0.2)
 
@@ -90,7 +91,7 @@ def test_long_instruction_gets_a_longer_prefix_within_a_quarter_of_the_context()
 
 def test_few_rows_get_small_batches_and_enough_steps() -> None:
     few = resolved(num_train=20)
-    assert (few.batch_size, few.max_steps, few.eval_every) == (5, 300, 20)
+    assert (few.batch_size, few.max_steps, few.eval_every) == (5, 300, 18)
     many = resolved(num_train=100_000)
     assert (many.batch_size, many.max_steps) == (16, 600)
     assert resolved(num_train=1).batch_size == 1

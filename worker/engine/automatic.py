@@ -35,16 +35,19 @@ SWEEP_FACTORS = (0.5, 1.0, 2.0)
 """Rates that are compared in one pass, as multiples of the middle one. More of them would cost steps: at equal examples
 a longer training is worth more than a finer choice."""
 
-RUNG = 0.15
+RUNG = 0.1
 """Share of the steps after which the worst rate is dropped, and after as many again the next."""
 
 AVERAGE_DECAY = 0.98
 """The running average reaches back over about fifty steps (see docs/decisions.md)."""
 
+TOKEN_DROPOUT = 0.1
+"""Hidden tokens where a prefix begins to know its rows by heart; where it does not, hiding any would hold it back."""
+
 MIN_VIRTUAL_TOKENS, MAX_VIRTUAL_TOKENS = 16, 64
 MIN_STEPS, MAX_STEPS = 300, 600
-EPOCHS = 12
-EVALUATIONS = 15
+EPOCHS = 13
+EVALUATIONS = 16
 
 
 def resolve(
@@ -87,6 +90,7 @@ def resolve(
         max_steps=max_steps,
         batch_size=batch_size,
         average_decay=AVERAGE_DECAY if recipe.average_decay is None else recipe.average_decay,
+        token_dropout=TOKEN_DROPOUT if recipe.token_dropout is None else recipe.token_dropout,
         eval_every=recipe.eval_every or max(max_steps // EVALUATIONS, 1),
     )
 

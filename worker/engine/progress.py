@@ -50,6 +50,9 @@ class SlotProgress:
     latest_loss: float | None
     bad_evaluations: int
     num_divergences: int
+    is_hiding: bool = False
+    loss_since_look: float = 0.0
+    steps_since_look: int = 0
     steps: tuple[StepPoint, ...] = ()
     evaluations: tuple[EvaluationPoint, ...] = ()
 

@@ -22,6 +22,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0.0, 1.0),
     "max_grad_norm": (0.0, 1000.0),
     "average_decay": (0.0, 0.9999),
+    "token_dropout": (0.0, 0.9),
     "eval_every": (1, 100_000),
     "seed": (0, 2**31 - 1),
 }
@@ -54,6 +55,8 @@ class Recipe:
         max_grad_norm: Norm to which the gradient is clipped; 0 leaves it as it is.
         average_decay: Share that a step keeps of the running average of all states, which is what is evaluated and
             published; 0 takes each state as it is.
+        token_dropout: Share of the virtual tokens that a step hides from its rows, from the moment on that the training
+            loss lies clearly below the validation loss; 0 never hides any.
         eval_every: Steps between two looks at the validation rows.
         seed: Seed of the order of rows and of random numbers.
         precision: Number format of the frozen base; the prefix itself is always fp32. With int8 and int4 its linear
@@ -77,6 +80,7 @@ class Recipe:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     average_decay: float | None = None
+    token_dropout: float | None = None
     eval_every: int | None = None
     seed: int = 0
     precision: Precision = "auto"

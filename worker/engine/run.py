@@ -26,6 +26,7 @@ from worker.engine.progress import Candidate, EvaluationPoint, Progress, StepPoi
 from worker.engine.prompt_tuning import bank_of
 from worker.engine.slot import Slot
 from worker.engine.sweep import all_standing, judged_loss, leader, worse_half
+from worker.engine.token_dropout import EPOCHS_BEFORE, shown_tokens
 from worker.engine.training import Training, check_resolved, first_slots, fitting_rows
 from worker.engine.update import Share, Updater
 
@@ -92,7 +93,11 @@ class Run:
     def shares(self) -> list[Share]:
         """What its slots bring into the next pass."""
         rows = [self.rows.train[index] for index in self.order.rows_of(self.step)]
-        return [Share(self.recipe.method, slot.parameterisation, rows) for slot in self.slots]
+        recipe = self.recipe
+        shown = shown_tokens(recipe.token_dropout or 0.0, recipe.num_virtual_tokens or 0, recipe.seed, self.step)
+        return [
+            Share(recipe.method, slot.parameterisation, rows, shown if slot.is_hiding else None) for slot in self.slots
+        ]
 
     def advance(self, shares: Sequence[Share], losses: Sequence[float], seconds: float) -> Iterator[Event]:
         """Steps every slot on the gradients of a pass.
@@ -232,6 +237,9 @@ class Run:
         losses = [self._validation_loss(slot) for slot in self.slots[: 1 if self.step == 0 else None]]
         losses = losses * len(self.slots) if self.step == 0 else losses
         points = [slot.note_evaluation(self.step, loss) for slot, loss in zip(self.slots, losses, strict=True)]
+        if self.step >= EPOCHS_BEFORE * self.order.batches_per_epoch and self.recipe.token_dropout:
+            for slot in self.slots:
+                slot.hide_if_overfitting()
         if self.is_comparing:
             for slot, point in zip(self.slots, points, strict=True):
                 slot.evaluations.append(point)

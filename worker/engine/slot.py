@@ -12,6 +12,7 @@ from worker.engine.parameterisation import Parameterisation
 from worker.engine.progress import EvaluationPoint, SlotProgress, StepPoint
 from worker.engine.recipe import Recipe
 from worker.engine.schedule import rate_factor
+from worker.engine.token_dropout import is_overfitting
 
 DIVERGENCE_RATE_SCALE = 0.3
 """Factor on the learning rate each time the loss stopped being a number."""
@@ -31,6 +32,7 @@ class Slot:
         latest_loss: Validation loss at the last look.
         bad_evaluations: Looks since the best one.
         num_divergences: How often it went back with a lower rate.
+        is_hiding: Whether its steps hide some virtual tokens, because it began to know its rows by heart.
         steps: Its updates, kept while several rates are being compared.
         evaluations: Its looks at the validation rows, kept as long.
     """
@@ -43,6 +45,7 @@ class Slot:
         trained = [tensor for group in parameterisation.groups() for tensor in group.tensors]
         self.average = Average(trained, recipe.average_decay or 0.0)
         self.best_step = self.bad_evaluations = self.num_divergences = 0
+        self.is_hiding, self._loss_since_look, self._steps_since_look = False, 0.0, 0
         self.best_loss: float | None = None
         self.latest_loss: float | None = None
         self.best_numbers = self.numbers()
@@ -68,6 +71,8 @@ class Slot:
         rate = self.peak_rate * rate_factor(step, self.recipe.max_steps or 0, self.recipe.warmup_fraction)
         self.optimiser.step(rate, norm)
         self.average.update()
+        self._loss_since_look += loss
+        self._steps_since_look += 1
         return StepPoint(step + 1, loss, rate, norm)
 
     def note_evaluation(self, step: int, loss: float) -> EvaluationPoint:
@@ -79,6 +84,13 @@ class Slot:
             self.keep_as_best(step)
         self.bad_evaluations = 0 if is_best else self.bad_evaluations + 1
         return EvaluationPoint(step, loss, is_best)
+
+    def hide_if_overfitting(self) -> None:
+        """Begins to hide tokens where the rows since the last look were much easier than the validation rows."""
+        if self.latest_loss is not None and self._steps_since_look:
+            train_loss = self._loss_since_look / self._steps_since_look
+            self.is_hiding = self.is_hiding or is_overfitting(train_loss, self.latest_loss)
+        self._loss_since_look, self._steps_since_look = 0.0, 0
 
     def keep_as_best(self, step: int) -> None:
         """Takes the prefix as the best, whatever its loss."""
@@ -122,6 +134,9 @@ class Slot:
             latest_loss=self.latest_loss,
             bad_evaluations=self.bad_evaluations,
             num_divergences=self.num_divergences,
+            is_hiding=self.is_hiding,
+            loss_since_look=self._loss_since_look,
+            steps_since_look=self._steps_since_look,
             steps=tuple(self.steps),
             evaluations=tuple(self.evaluations),
         )
@@ -134,7 +149,8 @@ class Slot:
         self.best_numbers = tensors["best_numbers"].clone()
         self.rate, self.best_step, self.best_loss = progress.rate, progress.best_step, progress.best_loss
         self.latest_loss, self.bad_evaluations = progress.latest_loss, progress.bad_evaluations
-        self.num_divergences = progress.num_divergences
+        self.num_divergences, self.is_hiding = progress.num_divergences, progress.is_hiding
+        self._loss_since_look, self._steps_since_look = progress.loss_since_look, progress.steps_since_look
         self.steps, self.evaluations = list(progress.steps), list(progress.evaluations)
 
 

@@ -42,11 +42,13 @@ class Share:
         method: What its numbers are.
         parameterisation: What is trained.
         rows: It learns from their mean loss; at least one.
+        shown: Indices of the virtual tokens that the rows see; None shows all.
     """
 
     method: Method
     parameterisation: Parameterisation
     rows: Sequence[Example]
+    shown: Tensor | None = None
 
 
 class Updater:
@@ -81,7 +83,7 @@ class Updater:
         Raises:
             OutOfMemoryError: Not even one row fits, with activations computed again.
         """
-        kvs = [bank_of(self.base, share.method, share.parameterisation.numbers()).kv[0] for share in shares]
+        kvs = [self._prefix_of(share) for share in shares]
         # The bank is a leaf, so that what makes a prefix of the trained tensors is computed once for all micro-batches.
         bank = PrefixBank.stack([kv.detach().float() for kv in kvs])
         bank.kv.requires_grad_(True)
@@ -92,6 +94,11 @@ class Updater:
         ]
         torch.autograd.backward(kvs, gradients)
         return losses
+
+    def _prefix_of(self, share: Share) -> Tensor:
+        """`[L, 2, H_kv, P', D]`, of the P' tokens that are shown, with the graph to what is trained."""
+        kv = bank_of(self.base, share.method, share.parameterisation.numbers()).kv[0]
+        return kv if share.shown is None else kv[..., share.shown.to(kv.device), :]
 
     def need_no_more_than(self, micro_batch_size: int, is_checkpointing: bool) -> None:
         """Computes at most so many rows at once, because a training that is resumed found that out before."""
