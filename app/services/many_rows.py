@@ -212,6 +212,8 @@ def _ask_all(
 
         async def one(row: HeldOutRow) -> None:
             async with free:
+                if cancelled.is_set():
+                    return
                 ended.put((row, await _answer_or_fault(http_client, context, {**body, **row.asked}, client)))
 
         async with inference.many_requests() as http_client:
