@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import fsspec
 
@@ -17,6 +17,14 @@ from storage.errors import InvalidInputError, NotFoundError
 from storage.settings import Settings
 
 CHUNK_BYTES = 1 << 20
+
+
+class FileIdentity(NamedTuple):
+    """What differs once a file is written to, or put anew under its name."""
+
+    inode: int
+    size_bytes: int
+    changed_ns: int
 
 
 class ArtifactStore:
@@ -110,6 +118,29 @@ class ArtifactStore:
         """Deletes a blob; does nothing where it is not here."""
         self.path(sha256).unlink(missing_ok=True)
 
+    def delete_unchanged(self, path: Path, seen: FileIdentity) -> bool:
+        """Deletes a blob or a half-written file, unless somebody has put or written it anew since it was seen.
+
+        Returns:
+            Whether it is gone.
+        """
+        aside = self._incoming / secrets.token_hex(8)
+        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            os.replace(path, aside)
+        except FileNotFoundError:
+            return False
+        # Moved first and looked at then: between a look and a deletion another could have come under this name.
+        if identity_of(aside) == seen:
+            aside.unlink()
+            return True
+        os.replace(aside, path)
+        return False
+
+    def incoming(self) -> list[Path]:
+        """The files that are being written, or that a crash cut off."""
+        return sorted(self._incoming.glob("*"))
+
     def hashes(self) -> Iterator[str]:
         """The SHA-256 of every blob."""
         for path in sorted((self.root / "blobs" / "sha256").glob("??/*")):
@@ -137,21 +168,6 @@ class ArtifactStore:
     def usage(self) -> dict[str, int]:
         """Bytes on disk: `blobs`, `runs`, and `incoming` (files that are being written, or that a crash cut off)."""
         return {kind: folder_bytes(self.root / kind) for kind in ("blobs", "runs", "incoming")}
-
-    def delete_stale_incoming(self, older_than_s: float, moment_s: float) -> int:
-        """Deletes half-written files that no process can still be writing.
-
-        Args:
-            older_than_s: Files that were written to since are left alone.
-            moment_s: This moment, in seconds since the epoch.
-
-        Returns:
-            How many were deleted.
-        """
-        stale = [path for path in self._incoming.glob("*") if moment_s - path.stat().st_mtime > older_than_s]
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return len(stale)
 
     def _run(self, job_id: str) -> Path:
         if not job_id.isalnum():
@@ -195,6 +211,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def identity_of(path: Path) -> FileIdentity | None:
+    """Which file lies at a path now; None where there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return FileIdentity(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -12,6 +12,8 @@ from storage.names import check_name, numbered
 from storage.schema.base import now
 from storage.schema.base_model import BaseModel
 from storage.schema.job import ENDED_STATUSES, Checkpoint, Job, JobEvent, JobKind, JobStatus, StopRequest
+from storage.schema.prefix import Prefix
+from storage.schema.snapshot import Snapshot
 from storage.settings import OWNER
 from storage.starts import free_waiters
 
@@ -124,7 +126,7 @@ def request_stop(session: Session, job_id: str, *, keep: bool) -> Job:
         )
     else:
         job.stop_request = None
-        _forget_checkpoints(session, job)
+        _forget_training(session, job)
         enter_state(session, job, JobStatus.CANCELLED)
     return job
 
@@ -190,7 +192,9 @@ def duplicate_job(session: Session, job_id: str) -> Job:
 
 
 def delete_job(session: Session, job_id: str) -> None:
-    """Deletes a job with its events; its prefix stays, its run folder is its caller's to delete.
+    """Deletes a job with its events; its run folder is its caller's to delete.
+
+    Its prefix stays, and while that does, the snapshots of its training.
 
     Raises:
         NotFoundError: There is no such job.
@@ -200,6 +204,8 @@ def delete_job(session: Session, job_id: str) -> None:
     if job.status == JobStatus.RUNNING:
         raise ConflictError(f"{job.name!r} is running. Stop it first, then delete it.")
     free_waiters(session, job)
+    if session.scalar(select(Prefix.id).where(Prefix.job_id == job_id)) is None:
+        _forget_training(session, job)
     session.delete(job)
     session.flush()
 
@@ -223,10 +229,11 @@ def _queue_again(session: Session, job: Job) -> Job:
     if job.kind == JobKind.TRAINING:
         require_dataset(job)
     if job.status == JobStatus.CANCELLED:
-        _forget_checkpoints(session, job)
+        _forget_training(session, job)
     paths = session.scalars(select(Checkpoint.path).where(Checkpoint.job_id == job.id))
     begins_anew = not any(Path(path).is_file() for path in paths)
     if begins_anew:
+        _forget_training(session, job)
         job.step, job.stage, job.metrics, job.eta_s, job.stopped_early = 0, "", {}, None, False
     job.position = _end_of_queue(session)
     job.error = None
@@ -236,8 +243,9 @@ def _queue_again(session: Session, job: Job) -> Job:
     return job
 
 
-def _forget_checkpoints(session: Session, job: Job) -> None:
+def _forget_training(session: Session, job: Job) -> None:
     session.execute(delete(Checkpoint).where(Checkpoint.job_id == job.id))
+    session.execute(delete(Snapshot).where(Snapshot.job_id == job.id))
 
 
 def require_dataset(job: Job) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from storage.base_models import find_base_model
@@ -11,6 +11,7 @@ from storage.names import check_name, numbered
 from storage.schema.answering import Answering
 from storage.schema.job import ACTIVE_STATUSES, Job
 from storage.schema.prefix import Prefix
+from storage.schema.snapshot import Snapshot
 from storage.settings import OWNER
 
 
@@ -72,7 +73,7 @@ def rename_prefix(session: Session, prefix_id: str, name: str) -> Prefix:
 
 
 def delete_prefix(session: Session, prefix_id: str) -> None:
-    """Deletes a prefix; its file goes with the next sweep of blobs that no row names.
+    """Deletes a prefix; its file goes in time, when no row names it. Snapshots of its training stay as long as its job.
 
     Raises:
         NotFoundError: There is no such prefix.
@@ -87,6 +88,8 @@ def delete_prefix(session: Session, prefix_id: str) -> None:
             f"{prefix.name!r} is needed by the job {needing!r}. Wait until it has ended, or discard it."
         )
     session.execute(update(Job).where(Job.prefix_id == prefix_id).values(prefix_id=None))
+    if session.scalar(select(Job.id).where(Job.id == prefix.job_id)) is None:
+        session.execute(delete(Snapshot).where(Snapshot.job_id == prefix.job_id))
     session.delete(prefix)
     session.flush()
 

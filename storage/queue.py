@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import Table, bindparam, insert, select, update
+from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import StudioError
@@ -13,6 +13,7 @@ from storage.prefixes import create_prefix, free_name
 from storage.schema.base import now
 from storage.schema.job import Job, JobEvent, JobKind, JobStatus, StopRequest
 from storage.schema.prefix import Prefix
+from storage.schema.snapshot import Snapshot
 from storage.starts import may_start
 
 MAX_LOST_ATTEMPTS = 3
@@ -197,6 +198,8 @@ class Lease:
 
     def _end(self, session: Session, status: JobStatus, **values: Any) -> None:
         self._write(session, status=status, finished_at=now(), stop_request=None, **_FREE, **values)
+        if status == JobStatus.CANCELLED:
+            session.execute(delete(Snapshot).where(Snapshot.job_id == self.job_id))
         _add_state(session, self.job_id, self.attempt, status, **{k: v for k, v in values.items() if k == "error"})
 
     def _leave(self, session: Session, status: JobStatus, *, reason: str | None = None, **values: Any) -> None:

@@ -16,6 +16,7 @@ MAX_UPLOAD_BYTES = 1_000_000_000
 MAX_NAME_CHARACTERS = 80
 MAX_COLUMNS_COMPARED = 6
 MAX_SECONDS = 86_400
+MAX_KEPT_CHECKPOINTS = 100
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Settings:
         lease_s: How long a job's lease lasts without a heartbeat.
         checkpoint_every_s: How much of a training a killed trainer may lose.
         busy_timeout_s: How long a writer waits for the database's lock before it is told to come again.
+        kept_checkpoints: How many checkpoints of a job stay when it has succeeded.
     """
 
     home: Path
@@ -47,6 +49,7 @@ class Settings:
     lease_s: float = 60.0
     checkpoint_every_s: float = 15.0
     busy_timeout_s: float = 10.0
+    kept_checkpoints: int = 0
 
     @property
     def inference_file(self) -> Path:
@@ -79,6 +82,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         lease_s=_read_seconds(env, "PREFIX_STUDIO_LEASE_S", Settings.lease_s),
         checkpoint_every_s=_read_seconds(env, "PREFIX_STUDIO_CHECKPOINT_EVERY_S", Settings.checkpoint_every_s),
         busy_timeout_s=_read_seconds(env, "PREFIX_STUDIO_BUSY_TIMEOUT_S", Settings.busy_timeout_s),
+        kept_checkpoints=_read_count(env, "PREFIX_STUDIO_KEPT_CHECKPOINTS", Settings.kept_checkpoints),
     )
     _refuse_unbuilt(settings, env.get("PREFIX_STUDIO_EXECUTOR") or "local")
     if settings.token is not None and not (settings.token.isascii() and settings.token.isprintable()):
@@ -118,6 +122,13 @@ def _read_seconds(env: Mapping[str, str], name: str, usual: float) -> float:
     if not 0 < seconds <= MAX_SECONDS:
         raise SettingsError(f"{name} is {text!r}; expected seconds, more than 0 and at most {MAX_SECONDS:,}.")
     return seconds
+
+
+def _read_count(env: Mapping[str, str], name: str, usual: int) -> int:
+    text = env.get(name) or str(usual)
+    if not (text.isascii() and text.isdecimal() and int(text) <= MAX_KEPT_CHECKPOINTS):
+        raise SettingsError(f"{name} is {text!r}; expected a number from 0 to {MAX_KEPT_CHECKPOINTS}.")
+    return int(text)
 
 
 def _refuse_unbuilt(settings: Settings, executor: str) -> None:

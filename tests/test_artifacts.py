@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 
 from storage import artifacts
-from storage.artifacts import ArtifactStore, folder_bytes
+from storage.artifacts import ArtifactStore, folder_bytes, identity_of
 from storage.disk import DiskFullError
 from storage.errors import InvalidInputError, NotFoundError
 
@@ -121,13 +121,19 @@ def test_usage_counts_bytes_by_kind(store: ArtifactStore) -> None:
     assert folder_bytes(store.root / "nowhere") == 0
 
 
-def test_stale_half_files_are_deleted_and_young_ones_left(store: ArtifactStore) -> None:
+def test_file_that_was_put_anew_since_it_was_seen_is_not_deleted(store: ArtifactStore) -> None:
+    path = store.path(store.put_bytes(b"x"))
+    seen = identity_of(path)
+    assert seen is not None
     store.put_bytes(b"x")
-    for name, modified_s in (("old", 1000), ("young", 4000)):
-        (store.root / "incoming" / name).write_bytes(b"half")
-        os.utime(store.root / "incoming" / name, (modified_s, modified_s))
-    assert store.delete_stale_incoming(older_than_s=3600, moment_s=5000) == 1
-    assert [path.name for path in (store.root / "incoming").iterdir()] == ["young"]
+    assert not store.delete_unchanged(path, seen)
+    assert path.read_bytes() == b"x"
+    seen = identity_of(path)
+    assert seen is not None
+    assert store.delete_unchanged(path, seen)
+    assert not store.delete_unchanged(path, seen)
+    assert identity_of(path) is None
+    assert store.incoming() == []
 
 
 def test_an_adopted_file_is_moved_under_its_hash(store: ArtifactStore, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from app.context import AppContext
 from storage.artifacts import ArtifactStore
 from storage.database import Database
 from storage.errors import NotFoundError
-from storage.prefixes import create_prefix, rename_prefix
+from storage.jobs import delete_job, request_stop, retry_job
+from storage.prefixes import create_prefix, delete_prefix, rename_prefix
 from storage.queue import Lease, LeaseLostError
 from storage.schema.prefix import Prefix
 from storage.schema.snapshot import Snapshot
@@ -192,3 +193,53 @@ def test_routes_list_the_states_of_a_prefix_and_of_a_job(
     ]
     assert client.get("/api/v1/prefixes/0000/snapshots").status_code == 404
     assert client.get("/api/v1/jobs/0000/snapshots").status_code == 404
+
+
+def test_snapshots_stay_with_the_job_or_the_prefix_and_go_with_the_last_of_both(
+    database: Database, lease: Lease
+) -> None:
+    keep(database, lease, new(0), new(20))
+    prefix = publish(database, lease, new(20))
+    with database.write() as session:
+        delete_job(session, lease.job_id)
+    assert steps(database, lease.job_id) == [0, 20]
+    with database.write() as session:
+        delete_prefix(session, prefix.id)
+    assert steps(database, lease.job_id) == []
+
+
+def test_snapshots_of_a_deleted_prefix_stay_with_its_job(database: Database, lease: Lease) -> None:
+    keep(database, lease, new(0))
+    prefix = publish(database, lease, new(20))
+    with database.write() as session:
+        delete_prefix(session, prefix.id)
+    assert steps(database, lease.job_id) == [0, 20]
+    with database.read() as session:
+        assert find_snapshot(session, f"job:{lease.job_id}@20") is not None
+    with database.write() as session:
+        delete_job(session, lease.job_id)
+    assert steps(database, lease.job_id) == []
+
+
+@pytest.mark.parametrize("end", ["discarded while it waits", "discarded while it runs", "lost when discarded"])
+def test_snapshots_go_when_the_job_is_discarded(database: Database, lease: Lease, end: str) -> None:
+    keep(database, lease, new(0), new(20))
+    with database.write() as session:
+        if end == "discarded while it waits":
+            lease.release(session, paused=True)
+        request_stop(session, lease.job_id, keep=False)
+        if end == "discarded while it runs":
+            lease.cancel(session)
+        elif end == "lost when discarded":
+            lease.lose(session, "it was killed")
+    assert steps(database, lease.job_id) == []
+
+
+def test_snapshots_go_when_a_failed_job_begins_anew(database: Database, lease: Lease) -> None:
+    keep(database, lease, new(0), new(20))
+    with database.write() as session:
+        lease.fail(session, {"code": "x", "message": "x"})
+    assert steps(database, lease.job_id) == [0, 20]
+    with database.write() as session:
+        retry_job(session, lease.job_id)
+    assert steps(database, lease.job_id) == []

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from storage.cache import trim_cache
 from tests.tiny import tiny_base_folder
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.example import Example
@@ -97,7 +99,7 @@ def test_a_full_disk_does_not_end_a_training(tmp_path: Path, base: LoadedBase, m
 
 
 def test_only_the_latest_files_stay(tmp_path: Path, base: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_cache, "MAX_FILES", 2)
+    monkeypatch.setattr(token_cache, "trim_cache", partial(trim_cache, max_files=2))
     for count in (3, 4, 5):
         read(tmp_path, base, Encoder(), ROWS[:count])
     assert len(list(tmp_path.iterdir())) == 2

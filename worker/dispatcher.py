@@ -25,7 +25,7 @@ from storage.leases import LeaseWatch, is_abandoned
 from storage.logs import set_up_logging
 from storage.queue import Lease, LeaseLostError, claim_next, startable_jobs
 from storage.settings import Settings, read_settings
-from storage.usage import sweep
+from storage.sweep import Sweeper
 from worker.devices import MachineMemory, find_devices
 from worker.downloader import Downloader
 from worker.executor import Ended, Executor, LocalExecutor
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 TICK_S = 0.2
 BEAT_S = 2.0
 WATCH_S = 2.0
-SWEEP_S = 3600.0
+SWEEP_S = 600.0
 STOP_TIMEOUT_S = 15.0
 PAUSE_AFTER_FAULT_S = 2.0
 FREE_AFTER_S = 1.0
@@ -85,6 +85,7 @@ class Dispatcher:
         self._fault: str | None = None
         self._beat_at: float | None = None
         self._watch_at: float | None = None
+        self._sweeper = Sweeper(kept_checkpoints=settings.kept_checkpoints, clock=clock)
         self._sweep_at: float | None = None
 
     def run(self, asked_to_stop: threading.Event) -> None:
@@ -202,10 +203,10 @@ class Dispatcher:
             self.executor.kill(assignment)
 
     def _sweep(self) -> None:
-        """Deletes what no row names: at the start, since a crash may have left something, and then every hour."""
+        """Looks for files that no row names; those that it has found so for an hour go."""
         if self._is_due(self._sweep_at, SWEEP_S):
             self._sweep_at = self._clock()
-            sweep(self.database, self._store)
+            self._sweeper.look(self.database, self._store)
 
     def _beat(self) -> None:
         if not self._is_due(self._beat_at, BEAT_S):

@@ -35,7 +35,7 @@ class HousePanel:
 
     def wire(self) -> None:
         """Ties what the user does to the services."""
-        for piece in (self.datasets, self.models):
+        for piece in (self.usage, self.datasets, self.models):
             piece.select(guarded(self.ask), None, [self.doomed, self.question, self.choice])
         self.keep.click(lambda: gr.Group(visible=False), None, self.choice)
         gone = self.confirm.click(guarded(self.remove), self.doomed, None)
@@ -64,6 +64,7 @@ class HousePanel:
         """Asks before anything is deleted."""
         kind, target = picked(event)
         words = {
+            "cache": "Delete the token ids of large tables? The next training on one of them takes a little longer.",
             "dataset": "Delete this data set with all its versions? Prefixes trained on it stay.",
             "model": f"Delete the downloaded files of {target}? Its prefixes stay and work again once it is fetched.",
         }
@@ -72,7 +73,9 @@ class HousePanel:
     def remove(self, doomed: tuple[str, str]) -> None:
         """Deletes what was asked for, unless something needs it."""
         kind, target = doomed
-        if kind == "dataset":
+        if kind == "cache":
+            usage_service.clear_tokens(self.context)
+        elif kind == "dataset":
             datasets.remove(self.context, target)
         else:
             base_models.remove_files(self.context, target)

@@ -7,8 +7,10 @@ from app.services import verdict
 from app.ui import markup, verdict_view
 
 KINDS = {
-    "datasets": "Data", "prefixes": "Prefixes", "runs": "Checkpoints and logs", "base_models": "Downloaded base models",
-    "database": "Database", "backups": "Backups", "unreferenced": "Not needed any more",
+    "datasets": "Data", "prefixes": "Prefixes", "snapshots": "Prefixes of earlier steps",
+    "answers": "Tables given and answered", "runs": "Checkpoints and logs", "base_models": "Downloaded base models",
+    "cache": "Token ids, kept for speed", "database": "Database", "backups": "Backups",
+    "unreferenced": "Not needed any more",
 }  # fmt: skip
 
 
@@ -50,8 +52,15 @@ def snippet(code: str) -> str:
 
 
 def usage(bytes_by_kind: dict[str, int]) -> str:
-    """Disk use by kind."""
-    pairs = [(KINDS.get(kind, kind.replace("_", " ")), markup.file_size(size)) for kind, size in bytes_by_kind.items()]
+    """Disk use by kind; what can be made again has a button that clears it."""
+    clear = markup.action("Clear", kind="cache", target="tokens") if bytes_by_kind.get("cache") else ""
+    pairs = [
+        (
+            KINDS.get(kind, kind.replace("_", " ")),
+            f"{markup.file_size(size)} {clear if kind == 'cache' else ''}".strip(),
+        )
+        for kind, size in bytes_by_kind.items()
+    ]
     return markup.facts(pairs)
 
 

@@ -1,15 +1,17 @@
 """Checkpoints of a job: written whole, written down, read back from the latest that is sound."""
 
 import hashlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 
 from storage.artifacts import ArtifactStore
-from storage.checkpoints import add_checkpoint, list_checkpoints
+from storage.checkpoints import add_checkpoint, drop_checkpoints, left_behind, list_checkpoints
 from storage.database import Database
 from storage.disk import DiskFullError, refusing_full_disk
 from storage.errors import BusyError, ConflictError
 from storage.queue import Lease
+from storage.schema.job import Job
 from worker.engine.base import LoadedBase
 from worker.engine.checkpoint import (
     UNFINISHED,
@@ -21,10 +23,7 @@ from worker.engine.checkpoint import (
 from worker.engine.progress import Progress
 from worker.engine.training import Training, fitting_rows
 
-KEPT = 2
-"""The latest, and the one before it should a byte of the latest turn."""
-
-PATTERN = "checkpoint-*.safetensors"
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -67,11 +66,12 @@ class Checkpoints:
         try:
             with self._database.write() as session:
                 add_checkpoint(session, self._lease, step=step, path=path, sha256=sha256, size_bytes=size_bytes)
+                surplus = drop_checkpoints(session, self._store, self._lease.job_id)
         except (BusyError, DiskFullError):
             # Without a row nobody finds it, and it would count among the files that are kept.
             path.unlink(missing_ok=True)
             raise
-        for old in self._files()[KEPT:]:
+        for old in surplus:
             old.unlink(missing_ok=True)
         return size_bytes
 
@@ -99,9 +99,20 @@ class Checkpoints:
             return state
         return None
 
-    def delete_all(self) -> None:
-        """Deletes every checkpoint of the job; its logs stay."""
-        for path in self._files():
+    def clear(self, keep: int) -> None:
+        """Deletes what a job that succeeded or was discarded needs no more, all but its logs.
+
+        Args:
+            keep: How many checkpoints stay where it succeeded.
+        """
+        try:
+            with self._database.write() as session:
+                job = session.get(Job, self._lease.job_id)
+                surplus = left_behind(session, self._store, job, keep) if job else []
+        except (BusyError, DiskFullError) as error:
+            logger.warning("the checkpoints are left to the next sweep: %s", error.message)
+            return
+        for path in surplus:
             path.unlink(missing_ok=True)
 
     def _delete_unfinished(self) -> None:
@@ -109,14 +120,6 @@ class Checkpoints:
         for folder in self._store.run_folders(self._lease.job_id):
             for path in folder.glob(f".*{UNFINISHED}"):
                 path.unlink(missing_ok=True)
-
-    def _files(self) -> list[Path]:
-        """Every checkpoint of the job, the latest attempt and step first."""
-        return [
-            path
-            for folder in self._store.run_folders(self._lease.job_id)
-            for path in sorted(folder.glob(PATTERN), reverse=True)
-        ]
 
 
 def unlike(progress: Progress, base: LoadedBase, training: Training) -> str | None:

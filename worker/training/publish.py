@@ -99,10 +99,10 @@ def publish(database: Database, store: ArtifactStore, lease: Lease, publication:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with database.write() as session:
-                    # Sweeps hold the same lock, so what is here now is here when the row is.
+                    keep_exact(session, lease, publication.snapshot(size_bytes, sha256))
+                    # That took the lock that sweeps hold too: what is here from now on has its row in time.
                     if not store.exists(sha256):
                         store.put_file(path)
-                    keep_exact(session, lease, publication.snapshot(size_bytes, sha256))
                     fields = publication.columns(size_bytes, sha256)
                     return lease.succeed(session, fields, stopped_early=publication.finished.stopped_early).id
             except BusyError:

@@ -65,7 +65,7 @@ class Snapshots:
             rendering=self._rendering,
         )
         with self._database.write() as session:
-            # Sweeps hold the same lock, so what is here now is here when the row is.
+            keep_snapshot(session, self._recorder.lease, new)
+            # The first statement took the lock that sweeps hold too: what is here from now on has its row in time.
             if not self._store.exists(new.artifact_hash):
                 self._store.put_bytes(data)
-            keep_snapshot(session, self._recorder.lease, new)

@@ -145,7 +145,8 @@ class Tenure:
         elif outcome is Outcome.DISCARDED:
             self._persist(self._lease.cancel)
         if outcome in (Outcome.DISCARDED, Outcome.PUBLISHED):
-            Checkpoints(self._workplace.database, self._workplace.store, self._lease).delete_all()
+            place = self._workplace
+            Checkpoints(place.database, place.store, self._lease).clear(place.settings.kept_checkpoints)
 
     def _fail(self, code: str, message: str) -> None:
         """Ends the job with a sentence; the traceback goes to its log and to the file of this process."""

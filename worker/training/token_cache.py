@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from storage.cache import note_use, trim_cache
 from storage.stored_rows import Row
 from worker.engine import chat_template, conversations, tokens, training_rows
 from worker.engine import rendering as rendering_module
@@ -29,9 +30,6 @@ ENCODERS = (chat_template, conversations, rendering_module, tokens, training_row
 """Where code stands that token ids depend on: a file that older code wrote must not be read."""
 
 BATCH_ROWS = 1_000
-
-MAX_FILES = 8
-"""Files that are kept; the one that was used longest ago goes first."""
 
 
 def examples_of(
@@ -63,7 +61,7 @@ def examples_of(
     # A full disk must not end a training that could go on without the file.
     with contextlib.suppress(OSError):
         _write(path, examples)
-        _forget_oldest(folder)
+        trim_cache(folder)
     return examples
 
 
@@ -115,11 +113,5 @@ def _read(path: Path) -> list[Example] | None:
         logger.warning("the kept token ids in %s cannot be read; encoding again", path.name)
         return None
     with contextlib.suppress(OSError):
-        os.utime(path)
+        note_use(path)
     return examples
-
-
-def _forget_oldest(folder: Path) -> None:
-    files = sorted(folder.glob("*.arrow"), key=lambda path: path.stat().st_mtime)
-    for path in files[:-MAX_FILES]:
-        path.unlink(missing_ok=True)
