@@ -149,7 +149,9 @@ def test_full_disk_is_refused_before_the_training(
     client: TestClient, dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "MIN_FREE_BYTES", 10**18)
-    assert "The disk has" in message(submit(client, dataset), 409)
+    told = message(submit(client, dataset), 507)
+    assert "left and this training needs 1,000,000,000,000 MB: " in told
+    assert "MB for checkpoints and prefixes and 1,000,000,000,000 MB for all else. Free some room" in told
 
 
 def test_summary_says_what_will_happen_and_starts_nothing(client: TestClient, dataset: str, models: Path) -> None:

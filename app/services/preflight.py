@@ -12,23 +12,30 @@ from app.services import base_models
 from storage.datasets import get_dataset, get_version
 from storage.errors import ConflictError, InvalidInputError
 from storage.names import check_name
+from storage.room import require_room
 from storage.rows import count_rows
 from storage.schema.base_model import BaseModel
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.settings import MAX_NAME_CHARACTERS
+from worker.devices import MachineMemory, find_devices, number_format
 from worker.engine.automatic import resolve
 from worker.engine.conversations import is_conversation
 from worker.engine.families import Geometry, check_family, check_method, geometry
-from worker.engine.memory import Fit, Workload, available_memory, estimate_training_bytes, fit
+from worker.engine.memory import (
+    BYTES_PER_TOKEN,
+    Fit,
+    available_memory,
+    estimate_disk_bytes,
+    estimate_training_bytes,
+    fit,
+    row_tokens_of,
+    workload_of,
+)
 from worker.engine.quantisation import check_quantisation
 from worker.engine.recipe import Recipe
 
 MIN_FREE_BYTES = 200_000_000
-CHECKPOINT_COPIES = 8
-"""A checkpoint holds the prefix, its best state and the optimiser's two moments; two may stand at once."""
-
-BYTES_PER_TOKEN = 4
-"""Rough length of a token in UTF-8 text, for estimates alone."""
+"""Beside what a training takes itself, when it is submitted; once its turn has come it takes what is there."""
 
 RENDERINGS = ("auto", "plain", "chat")
 
@@ -92,7 +99,7 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
     _check_template(base_model, rendering["kind"])
     recipe = _resolve(context, wish, version, base_model, rendering["instruction"])
     _check_length(recipe, measured)
-    row_tokens = max(8, version.size_bytes // max(1, version.num_rows) // BYTES_PER_TOKEN)
+    row_tokens = row_tokens_of(version.size_bytes, version.num_rows)
     estimate_bytes = _estimate_bytes(base_model, measured, recipe, row_tokens)
     planned = Plan(
         name=check_name(str(body.get("name") or "").strip() or default_name(dataset.name)),
@@ -105,9 +112,9 @@ def plan(context: AppContext, body: dict[str, Any]) -> Plan:
         rendering=rendering,
         row_tokens=row_tokens,
         estimate_bytes=estimate_bytes,
-        fit=fit(estimate_bytes, available_memory()),
+        fit=fit(estimate_bytes, _free_memory()),
     )
-    _check_disk(context, planned)
+    require_room(context.settings, estimate_disk_bytes(measured, recipe), MIN_FREE_BYTES)
     return planned
 
 
@@ -120,7 +127,7 @@ def refuse_misfit(planned: Plan) -> None:
     if planned.fit == "will not fit":
         raise ConflictError(
             f"This training needs about {planned.estimate_bytes / 1e9:.1f} GB of memory and "
-            f"{available_memory() / 1e9:.1f} GB are free. Pick a smaller base model, weights in fewer bits, "
+            f"{_free_memory() / 1e9:.1f} GB are free. Pick a smaller base model, weights in fewer bits, "
             "or lower the rows per step."
         )
 
@@ -188,23 +195,23 @@ def _count_tokens(base_model: BaseModel, text: str) -> int:
 
 
 def _estimate_bytes(base_model: BaseModel, measured: Geometry, recipe: Recipe, row_tokens: int) -> int:
-    workload = Workload(
-        num_virtual_tokens=_set(recipe.num_virtual_tokens),
-        batch_size=_set(recipe.batch_size),
-        row_tokens=min(row_tokens, measured.context_length),
-        target_tokens=min(row_tokens, measured.context_length) // 2,
-        num_slots=_num_slots(recipe),
-    )
-    dtype = "bfloat16" if recipe.precision == "bfloat16" else "float32"
-    num_parameters = int(base_model.details.get("num_parameters") or 0)
+    config = base_model.config or {}
+    stored = config.get("dtype") or config.get("torch_dtype")
     return estimate_training_bytes(
-        measured, num_parameters, workload, dtype=dtype, method=recipe.method, precision=recipe.precision
+        measured,
+        int(base_model.details.get("num_parameters") or 0),
+        workload_of(recipe, measured, row_tokens),
+        dtype=number_format(recipe.precision, str(stored) if stored else None, find_devices()[0]),
+        method=recipe.method,
+        precision=recipe.precision,
     )
 
 
-def _num_slots(recipe: Recipe) -> int:
-    """Prefixes that are trained at once: one for each learning rate that is compared."""
-    return max(len(recipe.sweep), 1)
+def _free_memory() -> int:
+    """What a training may take: memory of the first GPU where there is one, else of the machine."""
+    device = find_devices()[0]
+    free = None if device is None else MachineMemory().free_bytes(device)
+    return available_memory(free)
 
 
 def _rendering(body: dict[str, Any], version: DatasetVersion) -> dict[str, Any]:
@@ -229,16 +236,6 @@ def _check_template(base_model: BaseModel, kind: str) -> None:
         remedy = "upload rows of one prompt and one answer" if kind == "conversation" else "choose plain rendering"
         raise InvalidInputError(
             f"{rows} {base_model.name} has no chat template to write them with. Pick a chat model as base, or {remedy}."
-        )
-
-
-def _check_disk(context: AppContext, planned: Plan) -> None:
-    needed = MIN_FREE_BYTES + CHECKPOINT_COPIES * 4 * planned.num_parameters * _num_slots(planned.recipe)
-    free = shutil.disk_usage(context.settings.home).free
-    if free < needed:
-        raise ConflictError(
-            f"The disk has {free / 1e6:,.0f} MB left and this training needs {needed / 1e6:,.0f} MB. Free some room, "
-            "then start it again."
         )
 
 

@@ -31,6 +31,16 @@ TRAINING_OVERHEAD = 1.15
 TIGHT_SHARE = 0.8
 """Above this share of what is free, the badge says tight."""
 
+STATES_OF_TRAINED, STATES_OF_PREFIX = 3, 4
+"""What a checkpoint holds of each number that is trained (itself, two moments), and of each of the prefix (the best
+state, the running average, and with Muon the start and how far it spreads)."""
+
+CHECKPOINTS_AT_ONCE = 3
+"""Two are kept, and a third is written before the older of them goes."""
+
+MOST_SNAPSHOTS = 32
+"""Prefixes of evaluations that are kept of one training, see `storage.snapshots`."""
+
 CGROUP = Path("/sys/fs/cgroup")
 
 KEPT_PER_HIDDEN = 10
@@ -163,6 +173,22 @@ def estimate_serving_bytes(
     cache = rows * tokens * geometry.num_attentions * 2 * geometry.num_kv_heads * geometry.head_dim * width
     logits = rows * geometry.vocab_size * 4
     return PROCESS_BYTES + _weight_bytes(geometry, num_parameters, width, precision) + cache + logits
+
+
+def estimate_disk_bytes(geometry: Geometry, recipe: Recipe) -> int:
+    """Room that a training takes on the disk at once: checkpoints, the prefixes of its evaluations, the one at its end.
+
+    Args:
+        geometry: Measurements of the base.
+        recipe: With every field set.
+    """
+    workload = workload_of(recipe, geometry, row_tokens=1)
+    numbers = geometry.prefix_parameters(recipe.method, workload.num_virtual_tokens)
+    state = workload.num_slots * (STATES_OF_TRAINED * _trained_numbers(workload, numbers) + STATES_OF_PREFIX * numbers)
+    num_looks = (recipe.max_steps or 0) // max(recipe.eval_every or 1, 1) + workload.num_slots + 1
+    snapshots = BYTES_PER_NUMBER["float16"] * numbers * min(num_looks, MOST_SNAPSHOTS)
+    published = 2 * BYTES_PER_NUMBER["float32"] * numbers  # it is copied into the store
+    return CHECKPOINTS_AT_ONCE * BYTES_PER_NUMBER["float32"] * state + snapshots + published
 
 
 def fit(estimate_bytes: int, available_bytes: int) -> Fit:

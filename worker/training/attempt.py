@@ -12,6 +12,7 @@ from storage.disk import DiskFullError
 from storage.errors import ConflictError
 from storage.jobs import get_job
 from storage.queue import Lease
+from storage.room import require_room
 from storage.settings import Settings
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase, weights_hash
@@ -19,6 +20,7 @@ from worker.engine.checkpoint import TrainingState
 from worker.engine.errors import ContextOverflowError
 from worker.engine.evaluate import evaluate
 from worker.engine.events import Checkpointed, Event, Failed, Finished, Looked
+from worker.engine.memory import estimate_disk_bytes
 from worker.engine.prompt_tuning import load_bank
 from worker.engine.train import Control
 from worker.engine.training import Training
@@ -145,6 +147,8 @@ class Attempt:
         inputs = encode(task, base, self._settings.home / "cache" / "tokens")
         if (wish := self._unless_kept()) is not None:
             return wish
+        if state is None:
+            require_room(self._settings, estimate_disk_bytes(base.geometry, inputs.recipe))
         self._recorder.stage("Measuring the base model")
         measured = self._measure(task, base, inputs)
         samples = Samples(base, inputs.rendering, inputs.validation_rows)
