@@ -47,11 +47,11 @@ def scored(base: LoadedBase, bank: PrefixBank, question: Question, piece_s: floa
 
 
 @torch.no_grad()
-def plain_logprobs(base: LoadedBase, bank: PrefixBank, slot: int) -> Tensor:
+def plain_logprobs(base: LoadedBase, bank: PrefixBank, slot: int, strength: float = 1.0) -> Tensor:
     """`[answer, V]` by one whole forward for each token, without a cache."""
     rows = []
     for place in range(len(ANSWER)):
-        with attending(base.model, bank, [slot]):
+        with attending(base.model, bank, [slot], [strength]):
             if base.geometry.has_encoder:
                 so_far = torch.tensor([[*base.decoder_start_ids, *ANSWER[:place]]])
                 out = base.model(torch.tensor([PROMPT]), decoder_input_ids=so_far, use_cache=False)
@@ -91,6 +91,20 @@ def test_a_prefix_moves_the_answer_and_none_does_not() -> None:
     for token in scored(base, bank, Question(PROMPT, ANSWER, NO_PREFIX)):
         assert token.kl == pytest.approx(0.0, abs=1e-6)
         assert token.top == token.base_top
+
+
+@pytest.mark.parametrize("family", ["llama", "t5"])
+def test_a_weaker_prefix_is_scored_at_its_strength(family: str) -> None:
+    base = base_of(family)
+    bank = bank_of(base)
+    found = scored(base, bank, Question(PROMPT, ANSWER, SLOT, strength=0.3))
+    expected = plain_logprobs(base, bank, SLOT, 0.3)
+    assert [token.logprob for token in found] == pytest.approx(
+        [float(expected[place, token_id]) for place, token_id in enumerate(ANSWER)], abs=1e-4
+    )
+    full, none = (scored(base, bank, Question(PROMPT, ANSWER, SLOT, strength)) for strength in (1.0, 0.0))
+    assert found[0].logprob != pytest.approx(full[0].logprob, abs=1e-3)
+    assert all(token.kl == pytest.approx(0.0, abs=1e-6) for token in none)
 
 
 def test_work_is_cut_into_pieces_by_the_time_they_take() -> None:

@@ -61,7 +61,7 @@ class Question:
         prompt_ids: What was asked; at least one id.
         answer_ids: What was answered; at least one id.
         slot: Prefix of the answer in the bank.
-        strength: How much of it is attended to, 0 to 1.
+        strength: How much of it is attended to, from 0, which is the base's own row, to 1.
     """
 
     prompt_ids: tuple[int, ...]
@@ -75,6 +75,16 @@ class Question:
                 f"there are {len(self.prompt_ids)} prompt ids and {len(self.answer_ids)} answer ids; expected at "
                 "least one of each"
             )
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """Of both sides."""
+        return (self.slot if self.strength > 0 else NO_PREFIX), NO_PREFIX
+
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """Of both sides; that of a row without a prefix says nothing."""
+        return self.strength or 1.0, 1.0
 
 
 def score(
@@ -167,8 +177,8 @@ class _DecodedSides:
     def __init__(self, base: LoadedBase, bank: PrefixBank, question: Question) -> None:
         self.input_ids = (*question.prompt_ids, *question.answer_ids[:-1])
         self.num_unscored = len(question.prompt_ids) - 1
-        self._base, self._bank, self._slots = base, bank, (question.slot, NO_PREFIX)
-        self._starts = torch.tensor(bank.row_lengths(self._slots), device=base.device)[:, None]
+        self._base, self._bank, self._question = base, bank, question
+        self._starts = torch.tensor(bank.row_lengths(question.slots), device=base.device)[:, None]
         self._cache = DynamicCache()
         self._done = 0
 
@@ -178,7 +188,7 @@ class _DecodedSides:
         device = self._base.device
         places = torch.arange(self._done, self._done + len(piece), device=device)
         self._done += len(piece)
-        with attending(self._base.model, self._bank, self._slots):
+        with attending(self._base.model, self._bank, self._question.slots, self._question.strengths):
             output = self._base.model(
                 input_ids=torch.tensor([list(piece)] * 2, device=device),
                 attention_mask=torch.ones(2, self._done, dtype=torch.long, device=device),
@@ -197,7 +207,7 @@ class _EncodedSides:
     def __init__(self, base: LoadedBase, bank: PrefixBank, question: Question) -> None:
         self.input_ids = (*base.decoder_start_ids, *question.answer_ids[:-1])
         self.num_unscored = len(base.decoder_start_ids) - 1
-        self._base, self._bank, self._slots = base, bank, (question.slot, NO_PREFIX)
+        self._base, self._bank, self._question = base, bank, question
         self._prompt_ids = torch.tensor([list(question.prompt_ids)] * 2, device=base.device)
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self._states: Tensor | None = None
@@ -207,7 +217,7 @@ class _EncodedSides:
         """Logits `[2, num_logits, V]` behind the last tokens of a piece."""
         model = self._base.model
         mask = torch.ones_like(self._prompt_ids)
-        with attending(model, self._bank, self._slots):
+        with attending(model, self._bank, self._question.slots, self._question.strengths):
             if self._states is None:
                 encoder = model.get_encoder()
                 self._states = encoder(input_ids=self._prompt_ids, attention_mask=mask).last_hidden_state
