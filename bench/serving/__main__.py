@@ -17,6 +17,7 @@ from bench.serving import web
 from bench.training.peft_trainer import check_installed
 
 ROOT = Path(__file__).parents[2]
+PARTS = ("pair", "mixed", "peers", "newcomer", "web")
 FIGURES = (
     "pair_vs_base",
     "mixed_vs_same",
@@ -50,8 +51,8 @@ def main() -> None:
     """Measures, prints, and ends with the figures."""
     options = _options()
     check_installed()
-    figures = engine(options) if options.engine else {}
-    figures |= web.measure(options.web_rounds) if options.web else {}
+    figures = engine(options) if set(options.parts) - {"web"} else {}
+    figures |= web.measure(options.web_rounds) if "web" in options.parts else {}
     print(f"{os.cpu_count()} cores, {options.threads} threads of torch, {options.clock} time", end="")
     print(f", {options.shape} shape, {figures.get('dtype', 'no model')}, answers of {options.tokens} tokens")
     for title, name, unit in TABLE:
@@ -63,7 +64,9 @@ def main() -> None:
 def engine(options: argparse.Namespace) -> dict[str, Any]:
     """The figures that need a model, from a process whose threads were set before torch was there."""
     names = ("shape", "layers", "dtype", "threads", "clock", "rounds", "tokens")
-    command = [sys.executable, "-m", "bench.serving.engine", *(str(getattr(options, name)) for name in names)]
+    settings = [str(getattr(options, name)) for name in names]
+    parts = ",".join(part for part in options.parts if part != "web")
+    command = [sys.executable, "-m", "bench.serving.engine", *settings, parts]
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -83,8 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=48, help="length of an answer")
     parser.add_argument("--web-rounds", type=int, default=3)
-    parser.add_argument("--no-engine", dest="engine", action="store_false", help="the web role alone")
-    parser.add_argument("--no-web", dest="web", action="store_false", help="the engine alone")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.tokens, options.web_rounds = 2, 16, 1

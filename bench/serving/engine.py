@@ -1,6 +1,7 @@
 """The measurements that need a model, in a process of their own: settings as arguments, one line of JSON at the end.
 
-`python -m bench.serving.engine SHAPE LAYERS DTYPE THREADS CLOCK ROUNDS TOKENS`
+`python -m bench.serving.engine SHAPE LAYERS DTYPE THREADS CLOCK ROUNDS TOKENS PARTS`; parts are names of
+methods of `Bench`, with commas between them.
 """
 
 import json
@@ -143,7 +144,7 @@ class Bench:
 
 def main() -> None:
     """Measures everything, telling each part on stderr as it is done."""
-    shape, layers, dtype, threads, clock, rounds, tokens = sys.argv[1:8]
+    shape, layers, dtype, threads, clock, rounds, tokens, parts = sys.argv[1:9]
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Libraries print to stdout; only the figures may stand there.
     torch.set_num_threads(int(threads))
@@ -151,8 +152,8 @@ def main() -> None:
     logging.disable_progress_bar()
     bench = Bench(shape, int(layers), dtype, clock, Size(int(rounds), int(tokens)))
     figures: dict[str, Any] = {"dtype": str(bench.dtype).removeprefix("torch.")}
-    for part in (bench.pair, bench.mixed, bench.peers, bench.newcomer):
-        found = part()
+    for part in parts.split(","):
+        found = getattr(bench, part)()
         print({name: round(value, 3) for name, value in found.items()}, file=sys.stderr)
         figures |= found
     bench.ours.close()
