@@ -34,8 +34,9 @@ from tests.running_role import (
     server_events,
 )
 from worker.engine.errors import InvalidPrefixFileError
+from worker.inference.limits import Limits
 from worker.inference.registry import Registry
-from worker.inference.resident import MAX_KEPT, Resident
+from worker.inference.resident import Resident
 from worker.inference.residents import Residents
 from worker.inference.runner import Runner
 from worker.inference.server import announce, withdraw
@@ -163,8 +164,7 @@ def test_prefixes_are_kept_in_memory_and_share_a_bank(resident: Resident, regist
     assert slots == [0, -1, 1, 0]
     assert bank is not None
     assert bank.lengths == (NUM_VIRTUAL_TOKENS, NUM_VIRTUAL_TOKENS)
-    kept = resident._kept
-    assert len(kept) == 2 <= MAX_KEPT
+    assert len(resident._kept) == 2
     again, _ = resident.bank_for(prefixes)
     assert again is not None
     assert torch.equal(again.kv, bank.kv)
@@ -272,11 +272,11 @@ def test_too_many_waiting_batches_are_refused() -> None:
         gate.wait(5)
 
     async def ask() -> None:
-        runner = Runner("fake", Loads(), max_waiting=2)
+        runner = Runner("fake", Loads(), limits=Limits(max_open=3))
         assert await anext(runner.submit(blocked).events()) == 0
         runner.submit(blocked)
         runner.submit(blocked)
-        with pytest.raises(BusyError, match="2 requests already wait for 'fake'"):
+        with pytest.raises(BusyError, match="3 requests are open for 'fake'"):
             runner.submit(blocked)
         gate.set()
 

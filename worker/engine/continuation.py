@@ -24,24 +24,19 @@ class RunningRow:
 
     Attributes:
         prompt_ids: Of the prompt.
-        prefix: Its prefix `[attentions, 2, H_kv, P, D]`, or None.
-        strength: How much of the prefix is attended to, above 0 and up to 1.
+        num_virtual_tokens: Length P of its prefix, in its first columns.
+        strength: How much of the prefix is attended to.
         pending: Ids that are not computed yet: of the prompt, later the token that was chosen last.
         num_columns: Columns that it has in the cache.
         was_prefilled: Whether its prompt is computed.
     """
 
     prompt_ids: tuple[int, ...]
-    prefix: Tensor | None
+    num_virtual_tokens: int
     strength: float
     pending: list[int] = field(default_factory=list)
     num_columns: int = 0
     was_prefilled: bool = False
-
-    @property
-    def num_virtual_tokens(self) -> int:
-        """Length P of its prefix."""
-        return 0 if self.prefix is None else int(self.prefix.shape[3])
 
 
 class Continuation:
@@ -65,6 +60,11 @@ class Continuation:
         self._no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=base.device)
         self.rows: list[RunningRow] = []
 
+    @property
+    def column_bytes(self) -> int:
+        """Bytes of one token of one row; of an encoder-decoder, of one in its prompt or in its answer."""
+        return self._cache.column_bytes
+
     @torch.inference_mode()
     def join(self, prompt_ids: Sequence[int], prefix: Tensor | None = None, strength: float = 1.0) -> RunningRow:
         """Takes a row in; the next step begins to read its prompt.
@@ -75,16 +75,17 @@ class Continuation:
             strength: From 0 to 1. At 1 attention sees the prefix as it is, at 0 the row is the base's own; between,
                 log strength is added to the scores of the prefix.
         """
-        row = RunningRow(tuple(prompt_ids), prefix if strength > 0 else None, strength)
+        prefix = prefix if strength > 0 else None
+        row = RunningRow(tuple(prompt_ids), 0 if prefix is None else int(prefix.shape[3]), strength)
         row.pending = list(self._base.decoder_start_ids or row.prompt_ids)
         row.num_columns = row.num_virtual_tokens
         place = len(self.rows)
         self._cache.reserve(place + 1, row.num_columns + len(row.pending))
-        if row.prefix is not None:
+        if prefix is not None:
             layers = slice(self._first_index, self._first_index + self._base.geometry.num_layers)
-            self._cache.fill(place, row.prefix[layers])
+            self._cache.fill(place, prefix[layers])
         if self._encoded is not None:
-            self._encoded.join(row.prompt_ids, row.prefix, row.strength)
+            self._encoded.join(row.prompt_ids, prefix, row.strength)
         self.rows.append(row)
         return row
 
@@ -110,14 +111,15 @@ class Continuation:
         row.pending = [token_id]
 
     @torch.inference_mode()
-    def next_logits(self, max_prompt_tokens: int | None = None) -> tuple[list[RunningRow], Tensor]:
+    def next_logits(self, max_prompt_tokens: int | None = None) -> tuple[list[RunningRow], Tensor, int]:
         """Computes one step: a token of each row that writes, and prompts as far as they may be read.
 
         Args:
             max_prompt_tokens: How many tokens of prompts are read in this step; at least one. None reads all of them.
 
         Returns:
-            The rows whose next token can be chosen now, and their logits `[rows, V]`.
+            The rows whose next token can be chosen now, their logits `[rows, V]`, and the tokens of prompts that were
+            read.
         """
         spans = self._spans(max_prompt_tokens)
         self._cache.reserve(len(self.rows), max(span.stop for span in spans))
@@ -125,12 +127,19 @@ class Continuation:
             self._encoded.read(sum(row.was_prefilled for row in self.rows), len(spans))
         ids = [token for row, span in zip(self.rows, spans, strict=False) for token in row.pending[: span.length]]
         ready = [row for row, span in zip(self.rows, spans, strict=False) if span.length == len(row.pending)]
+        num_read = sum(self._num_read(row, span) for row, span in zip(self.rows, spans, strict=False))
         logits = self._forward(spans, torch.tensor([ids], device=self._base.device), ready)
         for row, span in zip(self.rows, spans, strict=False):
             row.num_columns = span.stop
             row.pending = row.pending[span.length :]
             row.was_prefilled = not row.pending
-        return ready, logits
+        return ready, logits, num_read
+
+    def _num_read(self, row: RunningRow, span: Span) -> int:
+        """Tokens of its prompt that a row reads in a step; an encoder reads a prompt whole."""
+        if row.was_prefilled:
+            return 0
+        return span.length if self._encoded is None else len(row.prompt_ids)
 
     def _spans(self, max_prompt_tokens: int | None) -> list[Span]:
         spans = []

@@ -41,11 +41,6 @@ class EncodedPrompts:
         self._read_now: list[_Prompt] = []
         self._states = torch.empty(0)
 
-    @property
-    def column_bytes(self) -> int:
-        """Bytes of one token of a prompt."""
-        return self._cache.column_bytes
-
     def join(self, prompt_ids: tuple[int, ...], prefix: Tensor | None, strength: float) -> None:
         """Takes the prompt of a row in, behind the others."""
         place, length = len(self._prompts), 0 if prefix is None else int(prefix.shape[3])

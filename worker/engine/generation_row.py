@@ -45,6 +45,11 @@ class GenerationRow:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is {self.strength}; expected a number from 0 to 1")
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the untouched base answers."""
+        return self.slot == NO_PREFIX or self.strength == 0
+
 
 @dataclass(frozen=True)
 class TokenEvent:

@@ -1,5 +1,7 @@
 """The running batch of a base in tokens and texts: each row with its own sampling and end."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,6 +56,8 @@ class RunningBatch:
         self._base = base
         self._continuation = Continuation(base)
         self._writing: dict[RunningRow, WritingRow] = {}
+        self.num_read = 0
+        """Tokens of prompts that were read so far."""
 
     @property
     def num_rows(self) -> int:
@@ -64,6 +68,17 @@ class RunningBatch:
     def num_reading(self) -> int:
         """Rows whose prompts are not read to their end."""
         return sum(not row.was_prefilled for row in self._writing)
+
+    def bytes_with(self, more: Sequence[tuple[GenerationRow, Tensor | None]]) -> int:
+        """Memory of all rows at their longest, together with more of them.
+
+        Args:
+            more: Rows with their prefixes.
+        """
+        under_way = [(each.row, each.running.num_virtual_tokens) for each in self._writing.values()]
+        asked = [(row, 0 if prefix is None else int(prefix.shape[3])) for row, prefix in more]
+        longest = max((_num_columns(row, length) for row, length in [*under_way, *asked]), default=0)
+        return (len(under_way) + len(asked)) * longest * self._continuation.column_bytes
 
     def join(self, row: GenerationRow, prefix: Tensor | None = None) -> WritingRow:
         """Takes a row in; the next step begins to read its prompt.
@@ -91,7 +106,8 @@ class RunningBatch:
         Returns:
             The rows that got a token with it; `TokenEvent.row` says nothing.
         """
-        ready, logits = self._continuation.next_logits(max_prompt_tokens)
+        ready, logits, num_read = self._continuation.next_logits(max_prompt_tokens)
+        self.num_read += num_read
         writing = [self._writing[row] for row in ready]
         for each, row_logits in zip(writing, logits, strict=True):
             if each.first_logits is None:
@@ -100,3 +116,7 @@ class RunningBatch:
         for row, choice in zip(ready, choices, strict=True):
             self._continuation.accept(row, choice.token_id)
         return [(each, each.accept(choice)) for each, choice in zip(writing, choices, strict=True)]
+
+
+def _num_columns(row: GenerationRow, num_virtual_tokens: int) -> int:
+    return num_virtual_tokens + len(row.prompt_ids) + row.max_new_tokens

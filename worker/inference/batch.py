@@ -1,38 +1,14 @@
-"""One batch on a loaded base: a row for each column, its events as they come, and the proof of the left pane."""
+"""What is asked of a loaded base at once, a row for each column, and the events that answer it."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from worker.engine.attention import PREFIX_EAGER
-from worker.engine.bank import NO_PREFIX
-from worker.engine.base import LoadedBase
-from worker.engine.generate import (
-    FinishReason,
-    GenerationRow,
-    TokenEvent,
-    cap_new_tokens,
-    end_ids,
-    stream,
-    untouched_logits,
-)
-from worker.engine.sampling import first_token_kl
-from worker.engine.tokens import Context, end_token_id
-from worker.inference.logprobs import TokenLogprobs, spell
+from worker.engine.generate import FinishReason
+from worker.engine.tokens import Context
+from worker.inference.logprobs import TokenLogprobs
 from worker.inference.prompts import Prompt
 from worker.inference.registry import PrefixEntry, Target
 from worker.inference.requests import Sampling
-from worker.inference.resident import Resident
-from worker.inference.runner import Work
-
-TOLERANCE = 1e-4
-"""Largest difference of a logit in fp32 between the base's row and the untouched model."""
-
-COARSE_TOLERANCE = 0.05
-"""The same for number formats of 16 bits, as a share of the largest logit: a batch is rounded otherwise than a row."""
 
 
 @dataclass(frozen=True)
@@ -123,85 +99,21 @@ class Proof:
 BatchEvent = list[Started] | Piece | Ended | Proof
 
 
-def batch_of(columns: Sequence[Column], sampling: Sampling, *, has_proof: bool = False) -> Work:
-    """A batch for the runner of the columns' base: `list[Started]` first, then pieces and ends as they come.
+@dataclass(frozen=True)
+class Batch:
+    """Rows for the runner of their base: `list[Started]` comes first, then pieces and ends as they get ready.
 
-    Args:
+    Attributes:
         columns: All of one base.
         sampling: For all of them.
-        has_proof: Whether a `Proof` comes after the first pieces, where a column is the base alone.
+        has_proof: Whether a `Proof` comes behind the first pieces, where a column is the base alone.
     """
 
-    def work(resident: Resident, cancelled: Callable[[], bool]) -> Iterator[BatchEvent]:
-        bank, slots = resident.bank_for([column.target.prefix for column in columns])
-        rows = [_row(resident, column, slot, sampling) for column, slot in zip(columns, slots, strict=True)]
-        yield [_started(resident, columns, rows, index) for index in range(len(rows))]
-        first: list[Tensor] = []
-        began = time.perf_counter()
-        counts, first_s = [0] * len(rows), [0.0] * len(rows)
-        for step in stream(resident.base, bank, rows, cancelled, observe_first=first.append):
-            for event in step:
-                counts[event.row] += 1
-                elapsed_s = time.perf_counter() - began
-                first_s[event.row] = first_s[event.row] or elapsed_s
-                is_spelled = sampling.top_logprobs is not None and event.token_id not in rows[event.row].end_ids
-                logprobs = spell(resident.base.tokenizer, event) if is_spelled else None
-                yield Piece(event.row, event.text, event.token_id, logprobs)
-                if event.finish_reason is not None:
-                    yield _ended(event, counts[event.row], elapsed_s, first_s[event.row])
-            if has_proof and first and NO_PREFIX in slots:
-                yield _prove(resident.base, rows, first.pop())
-
-    return work
+    columns: tuple[Column, ...]
+    sampling: Sampling
+    has_proof: bool = False
 
 
-def _row(resident: Resident, column: Column, slot: int, sampling: Sampling) -> GenerationRow:
-    source = column.example_source
-    shots = resident.shots(source) if column.context == "few-shot" and source is not None else ()
-    base = resident.base
-    prompt_ids = column.prompt.encode(base.tokenizer, column.context, shots)
-    num_virtual_tokens = column.target.num_virtual_tokens
-    return GenerationRow(
-        prompt_ids=tuple(prompt_ids),
-        slot=slot,
-        max_new_tokens=cap_new_tokens(
-            len(prompt_ids),
-            num_virtual_tokens,
-            sampling.max_tokens,
-            base.geometry.context_length,
-            has_encoder=base.geometry.has_encoder,
-        ),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=None if sampling.seed is None else (sampling.seed + column.draw) % 2**63,
-        stop=sampling.stop,
-        top_logprobs=sampling.top_logprobs or 0,
-        end_ids=end_ids(base, end_token_id(base.tokenizer, column.prompt.kind_for(base.tokenizer))),
-    )
-
-
-def _started(resident: Resident, columns: Sequence[Column], rows: Sequence[GenerationRow], index: int) -> Started:
-    row = rows[index]
-    prompt = resident.base.tokenizer.decode(list(row.prompt_ids), clean_up_tokenization_spaces=False)
-    prefix_tokens = columns[index].target.num_virtual_tokens
-    return Started(index, prompt, len(row.prompt_ids), prefix_tokens, row.max_new_tokens, row.prompt_ids)
-
-
-def _ended(event: TokenEvent, num_tokens: int, elapsed_s: float, first_s: float) -> Ended:
-    assert event.finish_reason is not None
-    speed = round(num_tokens / max(elapsed_s, 1e-9), 2)
-    return Ended(event.row, event.finish_reason, num_tokens, speed, round(first_s, 4))
-
-
-def _prove(base: LoadedBase, rows: Sequence[GenerationRow], first_logits: Tensor) -> Proof:
-    """Compares the base's row with a forward that nothing of ours takes part in."""
-    at = next(index for index, row in enumerate(rows) if row.slot == NO_PREFIX)
-    attention = "eager" if base.model.config._attn_implementation == PREFIX_EAGER else "sdpa"
-    stock = untouched_logits(base, rows[at].prompt_ids, attention).float()
-    difference = float((first_logits[at].float() - stock).abs().max())
-    allowed = TOLERANCE if base.dtype == torch.float32 else COARSE_TOLERANCE * max(1.0, float(stock.abs().max()))
-    asked_alike = [
-        index for index, row in enumerate(rows) if row.slot != NO_PREFIX and row.prompt_ids == rows[at].prompt_ids
-    ]
-    kl = first_token_kl(first_logits[asked_alike[0]], first_logits[at]) if asked_alike else None
-    return Proof(base_verified=difference <= allowed, max_difference=difference, prefix_kl=kl)
+def batch_of(columns: Sequence[Column], sampling: Sampling, *, has_proof: bool = False) -> Batch:
+    """See `Batch`."""
+    return Batch(tuple(columns), sampling, has_proof)

@@ -2,23 +2,31 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from storage.errors import NotFoundError, WrongBaseError
 from worker.engine.bank import NO_PREFIX, PrefixBank
 from worker.engine.base import LoadedBase
+from worker.engine.memory import available_memory
 from worker.engine.prefix_file import read_prefix_file
 from worker.engine.prompt_tuning import load_bank
 from worker.engine.tokens import draw_few_shot
+from worker.inference.kept_prefixes import KeptPrefixes
 from worker.inference.registry import PrefixEntry, Registry
 
-MAX_KEPT = 32
-"""Prefixes whose K/V stay in memory."""
+MAX_SHOTS = 32
+"""Prefixes whose examples for the few-shot context stay in memory."""
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+CACHE_SHARE = 0.3
+"""Of the memory that is free when a base is loaded, for keys and values of the rows that are answered."""
+
+PREFIX_SHARE = 0.1
+"""The same for those of prefixes that were used last."""
+
+ROW_SHARE = 0.25
+"""Of the rows' memory, for one row: nobody's prompt keeps others out."""
 
 
 class Resident:
@@ -36,8 +44,17 @@ class Resident:
         self.fingerprint = fingerprint
         self.name = name
         self._registry = registry
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        free_bytes = _free_bytes(base.device)
+        self.cache_bytes = int(CACHE_SHARE * free_bytes)
+        self._kept = KeptPrefixes(int(PREFIX_SHARE * free_bytes))
         self._shots: OrderedDict[PrefixEntry, list[tuple[str, str]]] = OrderedDict()
+
+    @property
+    def max_row_columns(self) -> int:
+        """Tokens of one row at most, prefix, prompt and answer together, by the memory that there is for rows."""
+        geometry = self.base.geometry
+        numbers = geometry.num_layers * 2 * geometry.num_kv_heads * geometry.head_dim
+        return int(ROW_SHARE * self.cache_bytes / (numbers * self.base.dtype.itemsize))
 
     def bank_for(self, prefixes: Sequence[PrefixEntry | None]) -> tuple[PrefixBank | None, list[int]]:
         """The bank of one batch.
@@ -54,7 +71,7 @@ class Resident:
             NotFoundError: The file of a prefix is gone.
         """
         distinct = list(dict.fromkeys(prefix for prefix in prefixes if prefix is not None))
-        bank = PrefixBank.stack([self._kv(prefix) for prefix in distinct]) if distinct else None
+        bank = PrefixBank.stack([self.prefix(prefix) for prefix in distinct]) if distinct else None
         return bank, [NO_PREFIX if prefix is None else distinct.index(prefix) for prefix in prefixes]
 
     def shots(self, prefix: PrefixEntry) -> list[tuple[str, str]]:
@@ -70,25 +87,32 @@ class Resident:
                     f"The rows that {prefix.name!r} was trained on are not here any more, so there are no examples to "
                     "show. Compare with the written instruction instead."
                 )
-            _keep(self._shots, prefix, draw_few_shot(prefix.rendering, rows))
+            self._shots[prefix] = draw_few_shot(prefix.rendering, rows)
+            while len(self._shots) > MAX_SHOTS:
+                self._shots.popitem(last=False)
         return self._shots[prefix]
 
-    def _kv(self, prefix: PrefixEntry) -> Tensor:
-        """`[L, 2, H_kv, P, D]` in the base's number format."""
-        if prefix.base_fingerprint != self.fingerprint:
+    def prefix(self, entry: PrefixEntry) -> Tensor:
+        """`[L, 2, H_kv, P, D]` of a prefix, in the base's number format and on its device.
+
+        Raises:
+            WrongBaseError: It was trained on other weights.
+            InvalidPrefixFileError: Its file is damaged.
+            NotFoundError: Its file is gone.
+        """
+        if entry.base_fingerprint != self.fingerprint:
             raise WrongBaseError(
-                f"The prefix {prefix.name!r} was trained on a base model with the fingerprint "
-                f"{prefix.base_fingerprint[:16]}, and {self.name!r} has {self.fingerprint[:16]}. "
+                f"The prefix {entry.name!r} was trained on a base model with the fingerprint "
+                f"{entry.base_fingerprint[:16]}, and {self.name!r} has {self.fingerprint[:16]}. "
                 "Use the base that it was trained on."
             )
-        if prefix.artifact_hash not in self._kept:
-            array = read_prefix_file(self._registry.prefix_path(prefix), prefix.method, self.base.geometry)
-            _keep(self._kept, prefix.artifact_hash, load_bank(self.base, [array]).kv[0])
-        self._kept.move_to_end(prefix.artifact_hash)
-        return self._kept[prefix.artifact_hash]
+        kept = self._kept.get(entry.artifact_hash)
+        if kept is None:
+            array = read_prefix_file(self._registry.prefix_path(entry), entry.method, self.base.geometry)
+            kept = load_bank(self.base, [array]).kv[0].to(self.base.dtype)
+            self._kept.put(entry.artifact_hash, kept)
+        return kept
 
 
-def _keep(kept: OrderedDict[Key, Value], key: Key, value: Value) -> None:
-    kept[key] = value
-    while len(kept) > MAX_KEPT:
-        kept.popitem(last=False)
+def _free_bytes(device: torch.device) -> int:
+    return available_memory(torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None)

@@ -1,163 +1,245 @@
-"""One thread per base model runs its batches one after another, and hands their events to asyncio.
+"""One thread per base model that is asked: it loads the base, answers all requests for it together, and lets it go.
 
-All work on a model happens in its own thread, so no two batches meet, and a base that nobody asks goes out of memory.
+All work on a model happens in its own thread. Between two steps new requests join, those whose callers have left go,
+and one piece of other work is done. The thread ends with the base, and the next request starts another.
 """
 
-import asyncio
-import gc
 import logging
-import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from storage.errors import BusyError
+from storage.errors import BusyError, StudioError
+from worker.engine.device_memory import free_memory, is_out_of_memory
+from worker.engine.errors import EngineError
+from worker.inference.answering import Answering
+from worker.inference.batch import Batch
+from worker.inference.fair_queue import FairQueue
+from worker.inference.limits import Limits
 from worker.inference.resident import Resident
+from worker.inference.ticket import ANONYMOUS, Ticket, Work
+
+__all__ = ["IDLE_S", "Runner", "Ticket", "Work"]
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 50
 IDLE_S = 600.0
 
-Event = Any
-Work = Callable[[Resident, Callable[[], bool]], Iterator[Event]]
-"""Work in pieces: given the loaded base and a question whether it was cancelled, it yields events; None is none."""
 
+@dataclass(frozen=True)
+class _Pieces:
+    """Work that has begun."""
 
-class Ticket:
-    """A batch that was handed in: its events as they come, and the way to end it.
-
-    Made inside a running event loop.
-    """
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        self._cancelled = threading.Event()
-
-    def cancel(self) -> None:
-        """Ends the batch within a step; one that still waits never starts."""
-        self._cancelled.set()
-
-    def is_cancelled(self) -> bool:
-        """Whether the batch was cancelled."""
-        return self._cancelled.is_set()
-
-    def put(self, event: Event | BaseException | None) -> None:
-        """Hands an event over from the runner's thread; an error or None is the last."""
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:
-            # The loop is closed: the role is ending, and nobody listens any more.
-            self.cancel()
-
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """The events of the batch; leaving early cancels it.
-
-        Raises:
-            Exception: What ended the batch.
-        """
-        try:
-            while (event := await self._events.get()) is not None:
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
-        finally:
-            self.cancel()
+    ticket: Ticket
+    events: Iterator[Any]
 
 
 class Runner:
-    """The thread of one base model.
+    """Answers for one base model.
 
     Args:
         name: Name of the base, for the log.
         load: Loads it, in the runner's thread.
         idle_s: Without work for so long, the base is unloaded.
-        max_waiting: Batches that may wait for their turn.
+        limits: How much callers may take at once.
+        on_unload: Called in the runner's thread when the base is out of memory.
     """
 
     def __init__(
-        self, name: str, load: Callable[[], Resident], *, idle_s: float = IDLE_S, max_waiting: int = MAX_WAITING
+        self,
+        name: str,
+        load: Callable[[], Resident],
+        *,
+        idle_s: float = IDLE_S,
+        limits: Limits | None = None,
+        on_unload: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self._load = load
-        self._idle_s = idle_s
-        self._waiting: queue.Queue[Ticket | None] = queue.Queue(max_waiting)
+        self._load, self._idle_s, self._on_unload = load, idle_s, on_unload
+        self._limits = limits or Limits()
+        self._changed = threading.Condition()
+        self._batches, self._works = FairQueue(), FairQueue()
+        self._thread: threading.Thread | None = None
         self._resident: Resident | None = None
-        self._is_working = False
-        threading.Thread(target=self._serve, name=f"runner-{name}", daemon=True).start()
+        self._is_loaded = False
+        self._answering: Answering | None = None
+        self._pieces: _Pieces | None = None
+        self._num_open = {Batch: 0, object: 0}
+        self._is_asked_to_unload = False
 
     @property
     def is_loaded(self) -> bool:
         """Whether the base is in memory."""
-        return self._resident is not None
+        return self._is_loaded
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing runs and nothing waits."""
-        return not self._is_working and self._waiting.empty()
+        with self._changed:
+            return not any(self._num_open.values())
 
-    def submit(self, work: Work) -> Ticket:
-        """Hands a batch in.
+    def submit(self, task: Work | Batch, client: str = ANONYMOUS) -> Ticket:
+        """Hands a request in; called in an event loop.
+
+        Args:
+            task: Rows to be answered, or work in pieces.
+            client: Who asks; clients take turns.
 
         Raises:
-            BusyError: Too many are waiting already.
+            BusyError: Too many are open already, and nobody has more of those that wait than this client.
         """
-        ticket = Ticket(work)
-        try:
-            self._waiting.put_nowait(ticket)
-        except queue.Full:
-            raise BusyError(
-                f"{self._waiting.maxsize} requests already wait for {self.name!r}. Try again in a few seconds."
-            ) from None
+        ticket = Ticket(task, client)
+        with self._changed:
+            kind, waiting = (Batch, self._batches) if isinstance(task, Batch) else (object, self._works)
+            if self._num_open[kind] >= self._limits.max_open:
+                displaced = waiting.displace(client)
+                if displaced is None:
+                    raise self._busy()
+                displaced.put(self._busy())
+                self._num_open[kind] -= 1
+            self._num_open[kind] += 1
+            waiting.put(ticket)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name=f"runner-{self.name}", daemon=True)
+                self._thread.start()
+            self._changed.notify()
         return ticket
 
     def unload(self) -> None:
-        """Asks the thread to let the base go once the work before is done; does nothing where work is waiting."""
-        if self._waiting.empty():
-            self._waiting.put_nowait(None)
+        """Asks for the memory of the base: what is under way is answered first, what waits comes after a new load."""
+        with self._changed:
+            self._is_asked_to_unload = self._thread is not None
+            self._changed.notify()
+
+    def _busy(self) -> BusyError:
+        return BusyError(
+            f"{self._limits.max_open} requests are open for {self.name!r}, as many as it takes at once. "
+            "Try again in a few seconds."
+        )
 
     def _serve(self) -> None:
-        while True:
+        while self._has_work():
             try:
-                ticket = self._waiting.get(timeout=self._idle_s if self.is_loaded else None)
-            except queue.Empty:
-                ticket = None
-            if ticket is None:
-                self._let_go()
-            elif not ticket.is_cancelled():
-                self._is_working = True
-                self._run(ticket)
-                self._is_working = False
+                self._turn()
+            except Exception as error:  # told to the callers, who decide what a reader may see of it
+                self._fail(error)
 
-    def _run(self, ticket: Ticket) -> None:
-        try:
-            if self._resident is None:
-                self._resident = self._load()
-            for event in ticket.work(self._resident, ticket.is_cancelled):
-                if event is not None:
-                    ticket.put(event)
-                if ticket.is_cancelled():
-                    break
-            ticket.put(None)
-        except torch.OutOfMemoryError:
+    def _has_work(self) -> bool:
+        """Waits for work; without any the base is unloaded and the thread ends."""
+        while True:
+            with self._changed:
+                if self._is_under_way():
+                    return True
+                timeout_s = self._idle_s if self.is_loaded else 0.0
+                self._changed.wait_for(lambda: self._is_waiting() or self._is_asked_to_unload, timeout_s)
+                if self._is_waiting() and not self._is_asked_to_unload:
+                    return True
+                if not self.is_loaded and not self._is_waiting():
+                    self._is_asked_to_unload, self._thread = False, None
+                    return False
+                self._is_asked_to_unload = False
             self._let_go()
-            ticket.put(
-                BusyError(
-                    f"There is too little free memory to run {self.name!r} now. Try again, or with fewer columns."
-                )
-            )
-        except Exception as error:  # told to the caller, who decides what a reader may see of it
+
+    def _turn(self) -> None:
+        """What happens between two steps, and a step."""
+        self._drop_cancelled()
+        if self._resident is None:
+            if not self._is_waiting():
+                return
+            self._resident = self._load()
+            self._is_loaded = True
+        self._admit(self._resident)
+        self._do_piece(self._resident)
+        if self._answering is not None and self._answering.is_busy:
+            self._close(Batch, len(self._answering.step()))
+
+    def _is_waiting(self) -> bool:
+        return len(self._batches) + len(self._works) > 0
+
+    def _is_under_way(self) -> bool:
+        return self._pieces is not None or (self._answering is not None and self._answering.is_busy)
+
+    def _drop_cancelled(self) -> None:
+        with self._changed:
+            self._num_open[object] -= self._works.drop_cancelled()
+            self._num_open[Batch] -= self._batches.drop_cancelled()
+        if self._answering is not None:
+            self._close(Batch, len(self._answering.drop_cancelled()))
+
+    def _admit(self, resident: Resident) -> None:
+        if self._answering is None and len(self._batches):
+            self._answering = Answering(resident, self._limits)
+        while not self._is_asked_to_unload:
+            with self._changed:
+                ticket = self._batches.take(self._may_start)
+            if ticket is None:
+                return
+            assert self._answering is not None
+            if not self._answering.start(ticket):
+                self._close(Batch, 1)
+
+    def _may_start(self, ticket: Ticket) -> bool:
+        assert self._answering is not None
+        return self._answering.may_start(ticket)
+
+    def _do_piece(self, resident: Resident) -> None:
+        """One piece of the work that has begun, or of the next."""
+        if self._pieces is None and not self._is_asked_to_unload:
+            with self._changed:
+                ticket = self._works.take(lambda _: True)
+            if ticket is not None and not isinstance(ticket.task, Batch):
+                self._pieces = _Pieces(ticket, ticket.task(resident, ticket.is_cancelled))
+        if self._pieces is None:
+            return
+        ticket = self._pieces.ticket
+        try:
+            event = next(self._pieces.events, self)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             ticket.put(error)
+            event = self
+        if event is not None and event is not self:
+            ticket.put(event)
+        if event is self or ticket.is_cancelled():
+            ticket.put(None)
+            self._pieces = None
+            self._close(object, 1)
+
+    def _close(self, kind: type, count: int) -> None:
+        with self._changed:
+            self._num_open[kind] -= count
+
+    def _fail(self, error: Exception) -> None:
+        """Ends what is under way, or where the base could not be loaded what waits."""
+        told: BaseException = error
+        if is_out_of_memory(error):
+            told = BusyError(
+                f"There is too little free memory to run {self.name!r} now. Try again, or with fewer columns."
+            )
+        with self._changed:
+            waiting = self._batches.clear() + self._works.clear() if self._resident is None else []
+        tickets = [*waiting, *(self._answering.tickets() if self._answering is not None else [])]
+        tickets += [self._pieces.ticket] if self._pieces is not None else []
+        for ticket in tickets:
+            ticket.put(told)
+            self._close(Batch if isinstance(ticket.task, Batch) else object, 1)
+        self._answering = self._pieces = None
+        if not isinstance(error, StudioError | EngineError):
+            logger.error("answering with %r failed", self.name, exc_info=error)
+            # What the frames of the error hold would stay in memory with it.
+            traceback.clear_frames(error.__traceback__)
+            self._let_go()
 
     def _let_go(self) -> None:
         if self._resident is None:
             return
-        self._resident = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        device = getattr(getattr(self._resident, "base", None), "device", None)
+        self._resident = self._answering = None
+        if device is not None:
+            free_memory(device)
+        self._is_loaded = False
         logger.info("the base model %r was unloaded", self.name)
+        self._on_unload()
