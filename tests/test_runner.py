@@ -178,22 +178,24 @@ def test_one_client_leaves_room_for_others_and_clients_take_turns(resident: Resi
     assert len(order) == 8
 
 
-def test_queue_takes_turns_and_passes_over_who_may_not_start() -> None:
+def test_queue_takes_turns_between_clients_and_drops_who_left() -> None:
     async def run() -> None:
         waiting = FairQueue()
         work = cast(Any, lambda resident, cancelled: iter(()))
         tickets = [Ticket(work, client) for client in "aaabbc"]
         for ticket in tickets:
             waiting.put(ticket)
-        taken = [waiting.take(lambda _: True) for _ in range(3)]
-        assert [ticket.client for ticket in taken if ticket] == ["a", "b", "c"]
-        passed = waiting.take(lambda ticket: ticket.client != "a")
-        assert passed is not None
-        assert passed.client == "b"
+        taken = []
+        for _ in range(3):
+            taken.append(waiting.heads()[0])
+            assert waiting.take(taken[-1])
+        assert [ticket.client for ticket in taken] == ["a", "b", "c"]
+        assert not waiting.take(taken[0])
+        assert [ticket.client for ticket in waiting.heads()] == ["a", "b"]
         tickets[1].cancel()
         assert waiting.drop_cancelled() == 1
-        assert waiting.take(lambda _: False) is None
-        assert waiting.take(lambda _: True) is tickets[2]
+        assert waiting.take(tickets[2])
+        assert waiting.take(tickets[4])
         assert len(waiting) == 0
 
     asyncio.run(run())

@@ -1,7 +1,7 @@
 """Requests that wait, taken in turns between clients; one client's come in their order."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from worker.inference.ticket import Ticket
 
@@ -22,20 +22,18 @@ class FairQueue:
         """Appends a request to those of its client; a client who comes anew is behind the others."""
         self._waiting.setdefault(ticket.client, deque()).append(ticket)
 
-    def take(self, may_start: Callable[[Ticket], bool]) -> Ticket | None:
-        """Takes the next request: the first of the client who has waited longest since the last turn.
+    def heads(self) -> list[Ticket]:
+        """The first request of each client, in the order of turns."""
+        return [tickets[0] for tickets in self._waiting.values()]
 
-        Args:
-            may_start: Asked about the first request of each client, in the order of turns, until it says yes.
-        """
-        for client in list(self._waiting):
-            ticket = self._waiting[client][0]
-            if may_start(ticket):
-                self._remove(ticket)
-                if client in self._waiting:
-                    self._waiting.move_to_end(client)
-                return ticket
-        return None
+    def take(self, ticket: Ticket) -> bool:
+        """Takes a request out, whose client is then the last in turn; False where it does not wait any more."""
+        if ticket not in self._waiting.get(ticket.client, ()):
+            return False
+        self._remove(ticket)
+        if ticket.client in self._waiting:
+            self._waiting.move_to_end(ticket.client)
+        return True
 
     def drop_cancelled(self) -> int:
         """Removes requests whose callers have left; returns how many."""

@@ -171,24 +171,31 @@ class Runner:
     def _admit(self, resident: Resident) -> None:
         if self._answering is None and len(self._batches):
             self._answering = Answering(resident, self._limits)
-        while not self._is_asked_to_unload:
-            with self._changed:
-                ticket = self._batches.take(self._may_start)
+        while self._answering is not None and not self._is_asked_to_unload:
+            ticket = self._next_to_start(self._answering)
             if ticket is None:
                 return
-            assert self._answering is not None
             if not self._answering.start(ticket):
                 self._close(Batch, 1)
 
-    def _may_start(self, ticket: Ticket) -> bool:
-        assert self._answering is not None
-        return self._answering.may_start(ticket)
+    def _next_to_start(self, answering: Answering) -> Ticket | None:
+        with self._changed:
+            heads = self._batches.heads()
+        # Prompts are read outside the lock, since whoever hands a request in must not wait for it.
+        for ticket in heads:
+            if answering.may_start(ticket):
+                with self._changed:
+                    if self._batches.take(ticket):
+                        return ticket
+        return None
 
     def _do_piece(self, resident: Resident) -> None:
         """One piece of the work that has begun, or of the next."""
         if self._pieces is None and not self._is_asked_to_unload:
             with self._changed:
-                ticket = self._works.take(lambda _: True)
+                ticket = next(iter(self._works.heads()), None)
+                if ticket is not None:
+                    self._works.take(ticket)
             if ticket is not None and not isinstance(ticket.task, Batch):
                 self._pieces = _Pieces(ticket, ticket.task(resident, ticket.is_cancelled))
         if self._pieces is None:
