@@ -26,7 +26,8 @@ from storage.queue import Lease, LeaseLostError, Progress
 from storage.schema.job import Job, JobKind, JobStatus
 from storage.schema.prefix import Prefix
 from storage.settings import Settings
-from storage.usage import sweep, usage
+from storage.sweep import Sweeper
+from storage.usage import usage
 from tests.stored import PREFIX_FIELDS, RECIPE, RENDERING, add_base_model, add_job, claim, store_table
 
 ROWS: list[dict[str, str | None]] = [{"text": f"row {number}"} for number in range(20)]
@@ -128,11 +129,11 @@ def test_tables_are_kept_with_their_job_and_go_with_it(
         table = get_answering(session, job.id).table_hash
     for sha256 in (table, result):
         os.utime(store.path(sha256), times=(time.time() - 9999,) * 2)
-    assert sweep(database, store) == 0
+    assert Sweeper(0.0).look(database, store) == 0
     assert usage(database, store, settings)["answers"] == store.size(table) + store.size(result)
     with database.write() as session:
         delete_job(session, job.id)
-    assert sweep(database, store) == 2
+    assert Sweeper(0.0).look(database, store) == 2
     with database.read() as session, pytest.raises(NotFoundError, match="no answering job"):
         get_answering(session, job.id)
 

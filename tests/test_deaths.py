@@ -23,7 +23,7 @@ from storage.queue import LeaseLostError
 from storage.schema.job import Job, JobStatus
 from storage.schema.prefix import Prefix
 from storage.settings import Settings
-from storage.usage import sweep
+from storage.sweep import Sweeper
 from tests.paper_trainer import final_sum
 from tests.stored import PREFIX_FIELDS, add_job, claim
 from worker.dispatcher import Dispatcher
@@ -110,7 +110,7 @@ def test_death_between_the_file_and_its_row_leaves_exactly_one_prefix(
     with database.read() as session:
         (prefix,) = session.scalars(select(Prefix))
     assert len(list(store.hashes())) == 2
-    sweep(database, store, older_than_s=-1.0)
+    Sweeper(0.0).look(database, store)
     assert list(store.hashes()) == [prefix.artifact_hash]
 
 
