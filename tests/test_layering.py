@@ -27,8 +27,9 @@ WORKER_SEEN_BY_APP = {
         "prefix_file",
         "quantisation",
     )
-} | {f"worker.evaluation.{name}" for name in ("metrics", "bootstrap", "tally", "trimming")}
-"""What the page and REST read from the engine, and by what they score answers; none of it brings torch along."""
+} | {"worker.devices", *(f"worker.evaluation.{name}" for name in ("metrics", "bootstrap", "tally", "trimming"))}
+"""What the page and REST read from the engine, what the machine has, and by what answers are scored; none of it brings
+torch along."""
 
 
 def imported_names(source: str) -> set[str]:

@@ -9,7 +9,10 @@ from worker.engine.memory import (
     estimate_serving_bytes,
     estimate_training_bytes,
     fit,
+    row_tokens_of,
+    workload_of,
 )
+from worker.engine.recipe import Recipe
 
 SMALL = Geometry(12, 3, 64, 576, 49152, 2048, False, 9, 1536)
 SMALL_PARAMETERS = 70_799_040
@@ -103,3 +106,27 @@ def test_available_memory_heeds_the_limit_of_a_container(tmp_path):
     assert available_memory(cgroup=tmp_path) == 3_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(cgroup=tmp_path) > 3_000_000
+
+
+def test_network_whose_output_is_the_prefix_takes_its_own_memory():
+    direct, network = (
+        estimate_training_bytes(SMALL, SMALL_PARAMETERS, Workload(64, 4, 128, 64, 4, is_network))
+        for is_network in (False, True)
+    )
+    trained = 64 * 256 + 257 * 512 + 513 * 2 * SMALL.num_attentions * 3 * 64
+    of_prefix = 64 * 2 * SMALL.num_attentions * 3 * 64
+    assert network - direct == pytest.approx(1.15 * 4 * 4 * 4 * (trained - of_prefix), rel=1e-3)
+
+
+def test_widths_of_the_network_are_those_that_are_built():
+    from worker.engine import mlp
+    from worker.engine.memory import MLP_WIDTHS
+
+    assert MLP_WIDTHS == (mlp.MLP_INPUT_WIDTH, mlp.MLP_HIDDEN_WIDTH)
+
+
+def test_workload_counts_what_a_recipe_makes_of_a_step():
+    recipe = Recipe(num_virtual_tokens=8, batch_size=4, sweep=(0.1, 0.2), reparameterisation="mlp")
+    workload = workload_of(recipe, SMALL, row_tokens_of(size_bytes=40_000, num_rows=100))
+    assert (workload.row_tokens, workload.num_slots, workload.is_network) == (100, 2, True)
+    assert workload.pass_tokens == 2 * 4 * 100

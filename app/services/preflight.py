@@ -211,7 +211,7 @@ def _free_memory() -> int:
     """What a training may take: memory of the first GPU where there is one, else of the machine."""
     device = find_devices()[0]
     free = None if device is None else MachineMemory().free_bytes(device)
-    return available_memory(free)
+    return available_memory() if free is None else free
 
 
 def _rendering(body: dict[str, Any], version: DatasetVersion) -> dict[str, Any]:
