@@ -24,6 +24,7 @@ from storage.database import open_database
 from storage.logs import set_up_logging
 from storage.settings import Settings, read_settings
 from worker.engine.base import choose_device
+from worker.engine.token_budget import free_bytes
 from worker.inference.answers import ClientGoneError, InferenceContext, client_gone
 from worker.inference.chat import chat_router
 from worker.inference.compare import compare_router
@@ -31,6 +32,7 @@ from worker.inference.completions import completions_router
 from worker.inference.errors import UnknownModelError, install_error_handlers
 from worker.inference.registry import Registry
 from worker.inference.residents import Residents
+from worker.inference.sharing import LoadGuard, sharing_router
 
 SECRET_HEADER = "X-Prefix-Studio-Secret"
 SHUTDOWN_S = 3
@@ -95,6 +97,7 @@ def create_app(settings: Settings, context: InferenceContext) -> FastAPI:
     app.add_exception_handler(ClientGoneError, client_gone)
     for router in (completions_router(context), chat_router(context), compare_router(context)):
         app.include_router(router)
+    app.include_router(sharing_router(context.residents.runners, free_here))
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
@@ -142,6 +145,11 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if device.type == "cuda" else device.type.upper()
 
 
+def free_here() -> int:
+    """Free memory, in bytes, of the device that the role computes on."""
+    return free_bytes(choose_device())
+
+
 def main(settings: Settings) -> None:
     """Serves until it is told to stop.
 
@@ -152,7 +160,7 @@ def main(settings: Settings) -> None:
     end_with_parent()
     database = open_database(settings)
     registry = Registry(database, ArtifactStore(settings))
-    context = InferenceContext(registry, Residents(settings, registry))
+    context = InferenceContext(registry, Residents(settings, registry, guard=LoadGuard(database, free_here)))
     secret = secrets.token_urlsafe(32)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
