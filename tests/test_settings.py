@@ -23,6 +23,7 @@ def test_defaults_keep_everything_in_one_folder_on_the_loopback(tmp_path: Path) 
         ("PREFIX_STUDIO_LEASE_S", "soon", "expected seconds, more than 0"),
         ("PREFIX_STUDIO_CHECKPOINT_EVERY_S", "0", "expected seconds, more than 0"),
         ("PREFIX_STUDIO_BUSY_TIMEOUT_S", "nan", "expected seconds, more than 0"),
+        ("PREFIX_STUDIO_KEPT_CHECKPOINTS", "-1", "expected a number from 0 to 100"),
         ("PREFIX_STUDIO_HOST", "0.0.0.0", "Set PREFIX_STUDIO_TOKEN"),
         ("PREFIX_STUDIO_TOKEN", "schlüssel", "printable ASCII"),
         ("PREFIX_STUDIO_EXECUTOR", "ray", "only 'local' is built yet"),
