@@ -19,7 +19,7 @@ MAX_NEW_TOKENS = 64
 MIN_NEW_TOKENS = 8
 """Answers at an evaluation are never shorter for want of time: so many tokens take less than the evaluation itself."""
 
-MAX_TIME_SHARE = 0.05
+MAX_TIME_SHARE = 0.02
 """Of the time of a training, that answers in between may take."""
 
 ROOM = 1.25
