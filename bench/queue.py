@@ -1,10 +1,11 @@
-"""What the queue costs: claims per second with several claimers, recovery after a kill, from click to first step.
+"""What the queue costs: claims per second with several claimers, recovery after a kill, what it adds to a training.
 
 `python -m bench.queue [--quick]` prints a table and, as its last line, one JSON object. Claims are made by processes of
 their own on a SQLite file as the app opens it (WAL, synchronous FULL: every claim waits for the disk). Recovery is from
 `kill -9` of a trainer to the first step of the next attempt, with the real dispatcher and a trainer that speaks the
-whole protocol but computes nothing (`tests.paper_trainer`); a real one adds its imports and its base model. From click
-to first step is measured on the whole app with a tiny base model (`bench.start`).
+whole protocol but computes nothing (`tests.paper_trainer`); a real one adds its imports and its base model. What the
+job system adds to a training of two minutes is measured on the starter (`bench.overhead`). From click to first step is
+measured on the whole app with a tiny base model (`bench.start`).
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.overhead import measure as measure_overhead
 from bench.start import measure as measure_start
 from storage.database import Database, open_database
 from storage.jobs import events_after
@@ -170,6 +172,7 @@ def main() -> None:
     for num_claimers in CLAIMERS:
         tell(claim_figures(num_claimers, count, rounds))
     tell(recovery_figures(3 if arguments.quick else 7))
+    tell(measure_overhead(8.0, 2) if arguments.quick else measure_overhead(120.0, 3))
     if not arguments.no_start:
         tell({"click_to_step_s": measure_start(1 if arguments.quick else 3)["click_to_step_s"]})
     print(f"load averages: {os.getloadavg()}, cores: {os.cpu_count()}")

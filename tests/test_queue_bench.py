@@ -1,12 +1,14 @@
 """The queue's benchmark measures what it says."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench.overhead import measure as measure_overhead
 from bench.queue import claim_all, claim_figures, percentile, recovery_figures
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +32,13 @@ def test_percentile_is_the_value_that_so_many_do_not_exceed(share: float, value:
 
 def test_recovery_is_measured_from_a_real_kill() -> None:
     assert 0 < recovery_figures(rounds=1)["recovery_s"] < 60
+
+
+def test_overhead_is_that_of_the_same_training_as_a_job_and_bare(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = measure_overhead(0.1, pairs=1)
+    assert set(figures) == {"overhead_percent", "loop_percent"}
+    assert figures["loop_percent"] > 0
+    assert re.search(r"10 steps: bare [0-9.]+ s, as a job [0-9.]+ s", capsys.readouterr().out)
 
 
 def test_trainer_on_paper_knows_no_torch() -> None:
