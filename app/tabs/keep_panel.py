@@ -45,6 +45,10 @@ class KeepPanel:
             self.line: saved_view.mark(None),
         }  # fmt: skip
 
+    def wait(self) -> Shown:
+        """While something new is written, there is nothing to save."""
+        return {self.save: gr.Button(interactive=False), self.line: saved_view.mark(None)}
+
     def keep(self, current: Current | None, name: str | None) -> Shown:
         """Saves what is shown."""
         if current is None:

@@ -65,9 +65,7 @@ class OnePrompt:
         form = self.prompt_panel
         self.prompt_panel.wire(self.columns.source)
         asks = [self.answer.click, form.raw.submit, form.message.submit, *(each.submit for each in form.fields)]
-        self.asked = gr.on(
-            asks, guarded(self.compare), self.inputs, self.shown, concurrency_limit=None, show_progress="hidden"
-        )
+        gr.on(asks, guarded(self.compare), self.inputs, self.shown, concurrency_limit=None, show_progress="hidden")
         columns = self.columns
         turned = columns.strength.select(columns.take_strength, None, columns.percent)
         moved = columns.time.slider.select(
@@ -124,6 +122,8 @@ class OnePrompt:
         if current is None or kind != "token":
             return gr.skip()
         column, index = (int(number) for number in target.split(":"))
+        if current.comparison.panes[column].explained is None:
+            return gr.skip()
         return compare_view.detail(current.comparison, column, index)
 
     def forget(self) -> Shown:
@@ -142,11 +142,14 @@ class OnePrompt:
         if not message.strip():
             raise InvalidInputError("The message is empty. Write something to answer.")
         turn = {"role": "user", "content": message}
-        return [{**column, "messages": [*threads.get(key_of(column), []), turn]} for column in columns]
+        return [{**column, "messages": [*threads.get(_thread_of(column), []), turn]} for column in columns]
 
     def _answered(self, request: gr.Request, current: Current) -> Iterator[Shown]:
         body = {**current.request, "models": current.columns, "explain": True}
-        yield {**self._drawn(current, is_running=True), self.detail: ""}
+        yield {
+            **self._drawn(current, is_running=True), self.detail: compare_view.room_for_detail(), self.current: current,
+            **self.keep_panel.wait(),
+        }  # fmt: skip
         with self.running.track(request.session_hash) as cancelled:
             try:
                 for _ in until_ready(self.context, cancelled):
@@ -156,7 +159,8 @@ class OnePrompt:
             except Exception as fault:
                 if not self.running.is_latest(request.session_hash, cancelled):
                     return
-                yield {**self._buttons(is_running=False), self.panes: markup.notice(sentence(fault), "bad")}
+                told = markup.notice(sentence(fault), "bad")
+                yield {**self._buttons(is_running=False), self.panes: told, self.detail: "", self.current: None}
                 return
             if self.running.is_latest(request.session_hash, cancelled):
                 yield self.present(current)
@@ -164,7 +168,7 @@ class OnePrompt:
     def present(self, current: Current) -> Shown:
         """Shows a comparison that has been answered."""
         threads = {
-            key_of(column): [*column["messages"], {"role": "assistant", "content": pane.text}]
+            _thread_of(column): [*column["messages"], {"role": "assistant", "content": pane.text}]
             for column, pane in zip(current.columns, current.comparison.panes, strict=True)
             if "messages" in column
         }
@@ -189,3 +193,8 @@ class OnePrompt:
 
     def _buttons(self, *, is_running: bool) -> Shown:
         return {self.answer: gr.Button(visible=not is_running), self.stop: gr.Button(visible=is_running)}
+
+
+def _thread_of(column: Column) -> str:
+    """What a conversation belongs to: a column at any strength."""
+    return key_of(column_of(column["model"], column["context"]))

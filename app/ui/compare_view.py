@@ -109,6 +109,11 @@ def detail(comparison: Comparison, column: int, index: int) -> str:
     return token_view.detail(pane.title, (pane.explained or {})["tokens"], index)
 
 
+def room_for_detail() -> str:
+    """Keeps the place of the two lists while an answer is written, so that nothing below jumps."""
+    return '<div class="ps-detail-room"></div>'
+
+
 def prompt_shown(text: str) -> str:
     """The prompt as the models read it."""
     return f'<div class="ps-sample"><small>The prompt as the models read it</small>{markup.isolated(text)}</div>'
