@@ -18,8 +18,13 @@ from worker.inference.logprobs import TokenLogprobs
 from worker.inference.registry import Registry
 from worker.inference.requests import Sampling
 from worker.inference.residents import Residents
+from worker.inference.ticket import ANONYMOUS, Ticket, Work
 
 CLIENT_GONE = 499
+CLIENT_HEADER = "X-Prefix-Studio-Client"
+"""Who asks, as the web role tells; turns are taken by it. Only callers who know the role's secret get so far."""
+
+MAX_CLIENT_CHARACTERS = 64
 SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Result = TypeVar("Result")
@@ -99,15 +104,21 @@ async def start(
             param="models",
         )
     base = replace(bases[0], precision=_precision_of(columns))
-    runner = context.residents.runner(base)
-    ticket = runner.submit(batch_of(columns, sampling, has_proof=has_proof))
+    runner, client = context.residents.runner(base), _client(request)
+    ticket = runner.submit(batch_of(columns, sampling, has_proof=has_proof), client)
     try:
         events = ticket.events()
         started: list[Started] = await while_connected(request, _first(events))
     except BaseException:
         ticket.cancel()
         raise
-    return Answer(started, with_explanations(events, started, columns, runner) if explains else events)
+    if not explains:
+        return Answer(started, events)
+
+    def submit(work: Work) -> Ticket:
+        return runner.submit(work, client)
+
+    return Answer(started, with_explanations(events, started, columns, submit))
 
 
 async def collect(request: Request, answer: Answer) -> list[Text]:
@@ -151,6 +162,10 @@ def event_stream(chunks: AsyncGenerator[Any, None], *, closing: str | None = Non
 async def client_gone(request: Request, error: Exception) -> Response:
     """Answers nobody."""
     return Response(status_code=CLIENT_GONE)
+
+
+def _client(request: Request) -> str:
+    return request.headers.get(CLIENT_HEADER, ANONYMOUS)[:MAX_CLIENT_CHARACTERS]
 
 
 def _precision_of(columns: Sequence[Column]) -> Precision:

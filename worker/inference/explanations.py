@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.errors import StudioError
-from worker.engine.bank import NO_PREFIX
 from worker.engine.errors import EngineError
 from worker.engine.explain import Explanation, Question, score
 from worker.engine.generate import end_ids
 from worker.engine.tokens import end_token_id
 from worker.inference.batch import BatchEvent, Column, Ended, Piece, Started
 from worker.inference.resident import Resident
-from worker.inference.runner import Runner, Work
+from worker.inference.ticket import Ticket, Work
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,9 @@ class NotExplained:
     reason: str
 
 
+Submit = Callable[[Work], Ticket]
+"""Hands work in for the caller of a comparison."""
+
 ExplainedEvent = BatchEvent | Explained | NotExplained
 
 
@@ -60,7 +62,7 @@ def explanation_of(column: Column, index: int, prompt_ids: tuple[int, ...], answ
         ends = end_ids(base, end_token_id(base.tokenizer, column.prompt.kind_for(base.tokenizer)))
         shown_ids = answer_ids[:-1] if answer_ids[-1] in ends else answer_ids
         # An answer of nothing but its end is explained by that end, though nothing of it is shown.
-        question = Question(prompt_ids, shown_ids or answer_ids, slots[0] if column.strength else NO_PREFIX)
+        question = Question(prompt_ids, shown_ids or answer_ids, slots[0], column.strength)
         explanation = Explanation(base, question)
         for tokens in score(base, bank, question):
             explanation.tokens += tokens
@@ -73,7 +75,7 @@ def explanation_of(column: Column, index: int, prompt_ids: tuple[int, ...], answ
 
 
 async def with_explanations(
-    events: AsyncGenerator[BatchEvent, None], started: Sequence[Started], columns: Sequence[Column], runner: Runner
+    events: AsyncGenerator[BatchEvent, None], started: Sequence[Started], columns: Sequence[Column], submit: Submit
 ) -> AsyncGenerator[ExplainedEvent, None]:
     """The events of a batch, and as they get ready the explanations of the columns that have a prefix.
 
@@ -81,10 +83,10 @@ async def with_explanations(
         events: Of the batch; closed with this.
         started: What each column was asked.
         columns: In the same order.
-        runner: Of their base.
+        submit: Hands work to the runner of their base.
     """
     merged: asyncio.Queue[ExplainedEvent | BaseException | None] = asyncio.Queue()
-    tasks = [asyncio.create_task(_gather(events, started, columns, runner, merged.put_nowait))]
+    tasks = [asyncio.create_task(_gather(events, started, columns, submit, merged.put_nowait))]
     try:
         while (event := await merged.get()) is not None:
             if isinstance(event, BaseException):
@@ -100,7 +102,7 @@ async def _gather(
     events: AsyncGenerator[BatchEvent, None],
     started: Sequence[Started],
     columns: Sequence[Column],
-    runner: Runner,
+    submit: Submit,
     put: Callable[[Any], None],
 ) -> None:
     """Puts every event, then None, or what ended them."""
@@ -114,15 +116,15 @@ async def _gather(
                 elif isinstance(event, Ended) and columns[event.column].target.prefix is not None:
                     index = event.column
                     work = explanation_of(columns[index], index, started[index].prompt_ids, tuple(answers[index]))
-                    explaining.create_task(_explain(index, work, runner, put))
+                    explaining.create_task(_explain(index, work, submit, put))
         put(None)
     except ExceptionGroup as errors:
         put(errors.exceptions[0])
 
 
-async def _explain(index: int, work: Work, runner: Runner, put: Callable[[Any], None]) -> None:
+async def _explain(index: int, work: Work, submit: Submit, put: Callable[[Any], None]) -> None:
     try:
-        async with aclosing(runner.submit(work).events()) as pieces:
+        async with aclosing(submit(work).events()) as pieces:
             async for piece in pieces:
                 if piece is not None:
                     put(piece)
