@@ -31,9 +31,9 @@ TRAINING_OVERHEAD = 1.15
 TIGHT_SHARE = 0.8
 """Above this share of what is free, the badge says tight."""
 
-STATES_OF_TRAINED, STATES_OF_PREFIX = 3, 4
-"""What a checkpoint holds of each number that is trained (itself, two moments), and of each of the prefix (the best
-state, the running average, and with Muon the start and how far it spreads)."""
+STATES_OF_TRAINED, STATES_OF_PREFIX = 4, 3
+"""What a checkpoint holds of each number that is trained (itself, two moments, the running average), and of each of the
+prefix (the best state, and with Muon the start and how far it spreads)."""
 
 CHECKPOINTS_AT_ONCE = 3
 """Two are kept, and a third is written before the older of them goes."""
