@@ -40,7 +40,7 @@ class AnswerPanel:
                 apply_default_css=False,
             )
             self.file = gr.File(
-                label="Your table", file_count="single", file_types=FILE_TYPES, height=110, elem_id="answer-file"
+                label="Your table", file_count="single", file_types=FILE_TYPES, height=140, elem_id="answer-file"
             )
             self.told = html_piece(elem_id="answer-told")
             self.fields = [

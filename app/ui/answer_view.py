@@ -26,7 +26,9 @@ def looked_at(draft: dict[str, Any]) -> str:
     if found:
         words.append(f"The prompt takes {found}.")
     if missing:
-        words.append(f"It also needs {', '.join(missing)}: say which column that is.")
+        also = "also " if found else ""
+        which = "which column that is" if len(missing) == 1 else "which columns those are"
+        words.append(f"It {also}needs {', '.join(missing)}: say {which}.")
     elif draft["estimate_s"] is not None:
         words.append(f"This takes {markup.duration(draft['estimate_s'])} on this machine.")
     return markup.notice(" ".join(words), "warn" if missing else "good")
