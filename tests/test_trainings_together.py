@@ -1,6 +1,11 @@
 """Several jobs in one trainer: one pass over their base, and each with its own end."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +15,11 @@ import pytest
 
 from storage.artifacts import ArtifactStore
 from storage.bases.inspect import read_config
+from storage.checkpoints import list_checkpoints
 from storage.database import Database
 from storage.jobs import pause_job, request_stop, resume_job
 from storage.prefixes import get_prefix
+from storage.queue import Lease
 from storage.schema.job import Job, JobStatus
 from storage.settings import Settings
 from tests.tiny import tiny_base_folder
@@ -22,6 +29,7 @@ from worker.engine.events import Event, StepMetrics
 from worker.engine.families import geometry
 from worker.engine.prefix_file import read_prefix_file
 from worker.engine.train import train_together
+from worker.training import attempt as attempt_module
 from worker.training import bases as bases_module
 from worker.training import together as together_module
 from worker.training.run import run_attempts
@@ -158,8 +166,6 @@ def test_pass_that_breaks_off_lets_each_job_go_on_by_itself(role: Role, monkeypa
 
 def test_job_is_discarded_while_another_one_answers_held_out_rows(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = role.submit(max_steps=4), role.submit(max_steps=60, eval_every=30)
-    from worker.training import attempt as attempt_module
-
     real = attempt_module.compare
     seen: list[JobStatus] = []
 
@@ -217,3 +223,34 @@ def test_checkpoint_of_other_settings_is_not_mixed_in(role: Role, monkeypatch: p
     assert "begins anew: it was made with other settings (key_rate_factor)" in logged(role, done.id)
     steps = [event.step for event in role.events(done.id, "step") if event.attempt == 2]
     assert steps == list(range(1, 9))
+
+
+def test_killed_trainer_of_several_jobs_loses_none_of_them(role: Role) -> None:
+    role.submit(max_steps=40, eval_every=10)
+    alone = role.run()
+    jobs = [role.submit(max_steps=40, eval_every=10) for _ in range(2)]
+    leases = [role.claim() for _ in jobs]
+    command = [sys.executable, "-m", "worker.trainer", "--assign", *map(str, leases)]
+    environment = {
+        **os.environ,
+        "PREFIX_STUDIO_HOME": str(role.workplace.settings.home),
+        "PREFIX_STUDIO_CHECKPOINT_EVERY_S": "0.001",
+    }
+    trainer = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=environment)
+    while trainer.poll() is None and not all(checkpointed(role, job) for job in jobs):
+        time.sleep(0.005)
+    trainer.kill()
+    assert trainer.wait() == -signal.SIGKILL
+    for lease in leases:
+        with role.database.write() as session:
+            Lease(lease.job_id, lease.attempt).lose(session, "a test killed it")
+    for _ in jobs:
+        done = role.run()
+        assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2)
+        assert "Going on from step" in logged(role, done.id)
+        np.testing.assert_allclose(values(role, done), values(role, alone), atol=1e-4, rtol=0)
+
+
+def checkpointed(role: Role, job: str) -> bool:
+    with role.database.read() as session:
+        return bool(list_checkpoints(session, job))

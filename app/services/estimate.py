@@ -34,7 +34,9 @@ def measured_rate(finished: Iterable[dict[str, Any]]) -> float | None:
         finished: Metrics of jobs that succeeded, the newest first.
     """
     total_work = total_s = 0.0
-    usable = [each for each in finished if each.get("train_s") and each.get("base_parameters")][:MAX_JOBS]
+    # The time of a pass that several jobs shared is no single job's.
+    alone = [each for each in finished if "jobs_in_pass" not in each]
+    usable = [each for each in alone if each.get("train_s") and each.get("base_parameters")][:MAX_JOBS]
     for metrics in usable:
         total_work += work(int(metrics["base_parameters"]), int(metrics.get("train_tokens") or 0))
         total_s += float(metrics["train_s"])
