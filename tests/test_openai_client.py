@@ -1,6 +1,11 @@
 """OpenAI's own client against the running role: what works, and how refusals reach it."""
 
+import asyncio
+import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import httpx
 import openai
@@ -9,9 +14,11 @@ import torch
 
 from tests.running_role import ABSENT, CHAT, CHAT_PREFIX, PLAIN, PREFIX, SOFT_PROMPT, STRANGER, Role, running_role
 from tests.tiny import tiny_model, tiny_tokenizer
+from worker.inference.limits import Limits
 
 PROMPT = "The waiter brought a bowl of"
 GREEDY = {"temperature": 0, "max_tokens": 12}
+MAX_OPEN = Limits().max_open
 MESSAGES = [{"role": "user", "content": "Soup?"}]
 
 
@@ -227,17 +234,14 @@ def test_log_probabilities_of_a_chat_come_token_by_token(client: openai.OpenAI) 
 
 
 def test_end_token_has_no_log_probability_as_it_is_not_shown(client: openai.OpenAI) -> None:
-    for seed in range(40):
-        made = client.completions.create(
-            model=PLAIN, prompt=PROMPT, logprobs=0, temperature=2.0, seed=seed, max_tokens=60
-        )
-        choice = made.choices[0]
-        if choice.finish_reason == "stop":
-            assert choice.logprobs is not None
-            assert made.usage is not None
-            assert len(choice.logprobs.tokens) == made.usage.completion_tokens - 1
-            return
-    pytest.fail("no draw ended by itself")
+    made = client.completions.create(
+        model=PLAIN, prompt=PROMPT, logprobs=0, temperature=2.0, seed=0, n=32, max_tokens=60
+    )
+    ended = [choice for choice in made.choices if choice.finish_reason == "stop"]
+    assert ended, "no draw ended by itself"
+    assert made.usage is not None
+    num_shown = sum(len(choice.logprobs.tokens) for choice in made.choices if choice.logprobs)
+    assert made.usage.completion_tokens == num_shown + len(ended)
 
 
 def test_strength_of_a_prefix_goes_along_as_a_further_field(client: openai.OpenAI) -> None:
@@ -303,3 +307,86 @@ def test_answer_of_a_chat_is_as_long_as_either_name_of_the_limit_says(client: op
         made = client.chat.completions.create(model=CHAT, messages=MESSAGES, temperature=0, **{name: 3})  # type: ignore[call-overload]
         assert made.usage.completion_tokens == 3
         assert made.choices[0].finish_reason == "length"
+
+
+def test_many_clients_at_once_each_get_what_they_would_get_alone(role: Role, client: openai.OpenAI) -> None:
+    words = ("soup", "bread", "river", "window", "table", "film", "price", "reset")
+    asked = [
+        {"model": model, "prompt": f"The secret of {word} is", "temperature": 1.2, "top_p": 0.9, "seed": place}
+        for place, word in enumerate(words)
+        for model in (PLAIN, PREFIX, SOFT_PROMPT)
+    ]
+    alone = [client.completions.create(**body, max_tokens=10).choices[0].text for body in asked]  # type: ignore[call-overload]
+
+    def streamed(place: int) -> str:
+        headers = {"X-Prefix-Studio-Client": f"client {place}"}
+        chunks = client.completions.create(**asked[place], max_tokens=10, stream=True, extra_headers=headers)  # type: ignore[call-overload]
+        return "".join(chunk.choices[0].text for chunk in chunks)
+
+    with ThreadPoolExecutor(len(asked)) as clients:
+        assert list(clients.map(streamed, range(len(asked)))) == alone
+
+
+def test_client_who_leaves_in_the_middle_of_a_stream_frees_its_row(role: Role, client: openai.OpenAI) -> None:
+    def answer_s() -> float:
+        began = time.perf_counter()
+        client.completions.create(model=PLAIN, prompt="Is", temperature=0, max_tokens=20)
+        return time.perf_counter() - began
+
+    idle_s = min(answer_s() for _ in range(3))
+    for _ in range(6):
+        with client.completions.create(
+            model=PLAIN, prompt=["Is"] * 8, temperature=0, max_tokens=240, stream=True
+        ) as chunks:
+            next(iter(chunks))
+    # 48 rows that went on would take many times as long as one.
+    assert min(answer_s() for _ in range(3)) < 3 * idle_s + 0.2
+
+
+@pytest.mark.parametrize("path", ["completions", "chat/completions"])
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ('"temperature": NaN', "temperature is nan; expected a number from 0 to 2"),
+        ('"top_p": Infinity', "top_p is inf; expected a number from 0 to 1"),
+        ('"strength": NaN', "strength is nan; expected a number from 0 to 100"),
+        ('"max_tokens": -Infinity', "max_tokens is -inf; expected a whole number"),
+        ('"seed": 1e999', "seed is inf; expected a whole number"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(role: Role, path: str, field: str, sentence: str) -> None:
+    asked = '"prompt": "a"' if path == "completions" else '"messages": [{"role": "user", "content": "a"}]'
+    with role.client() as http_client:
+        answer = http_client.post(f"/v1/{path}", content=f'{{"model": "{CHAT}", {asked}, {field}}}')
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]["message"]
+    assert answer.json()["error"]["param"] == field.split('"')[1]
+
+
+def test_client_over_the_limit_is_told_to_come_later_and_the_others_go_on(role: Role) -> None:
+    async def ask(http_client: httpx.AsyncClient, number: int, stack: AsyncExitStack) -> httpx.Response:
+        body = {"model": PLAIN, "prompt": "Is", "max_tokens": 250, "temperature": 0, "stream": True}
+        headers = {"X-Prefix-Studio-Client": f"client {number}"}
+        opened = http_client.stream("POST", "/v1/completions", json=body, headers=headers)
+        return await stack.enter_async_context(opened)
+
+    async def crowd() -> None:
+        secret = {"X-Prefix-Studio-Secret": role.secret}
+        async with (
+            httpx.AsyncClient(base_url=role.url, headers=secret, timeout=60, trust_env=False) as http_client,
+            AsyncExitStack() as stack,
+        ):
+            answers = await asyncio.gather(*(ask(http_client, number, stack) for number in range(MAX_OPEN)))
+            excess = await ask(http_client, MAX_OPEN, stack)
+            assert [answer.status_code for answer in answers] == [200] * MAX_OPEN
+            assert excess.status_code == 503
+            assert int(excess.headers["retry-after"]) > 0
+            error = json.loads(await excess.aread())["error"]
+            assert error["type"] == "server_error"
+            assert "as many as it takes at once. Try again" in error["message"]
+            assert all([await anext(answer.aiter_lines()) for answer in answers])
+
+    asyncio.run(crowd())
+    with role.client() as http_client:
+        body = {"model": PLAIN, "prompt": "Is", "max_tokens": 1}
+        assert http_client.post("/v1/completions", json=body).status_code == 200
