@@ -49,7 +49,8 @@ class RowCache:
         if num_columns > columns:
             columns = -(-max(num_columns, columns * 5 // 4) // COLUMN_STEP) * COLUMN_STEP
         num_attentions, *tail = self._shape
-        # One attention after another, so that two whole caches never stand side by side.
+        # One attention after another, so that two whole caches never stand side by side. Zeros, as a column that nobody
+        # may see is still multiplied by nothing, and nothing times a random number can be none.
         for layer in range(num_attentions):
             larger = torch.zeros(2, rows, columns, *tail, dtype=self._dtype, device=self._device)
             if layer < len(self._layers):

@@ -78,7 +78,7 @@ def choose_all(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
     ids = logits.argmax(dim=-1)
     drawing = [place for place, sampler in enumerate(samplers) if sampler.temperature > 0]
     if drawing:
-        ids[drawing] = _draw(logits[drawing], [samplers[place] for place in drawing])
+        ids[drawing] = _draw(logits[drawing], [samplers[place] for place in drawing]).to(ids.device)
     totals = logits.logsumexp(dim=-1)
     logprobs = (logits.gather(1, ids[:, None])[:, 0] - totals).tolist()
     tops = [_top(logits[place], totals[place], sampler.num_top) for place, sampler in enumerate(samplers)]
@@ -86,6 +86,8 @@ def choose_all(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice]:
 
 
 def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    # Apple's GPUs have no double precision, which the cumulative distribution needs.
+    logits = logits.cpu() if logits.device.type == "mps" else logits
     device = logits.device
     # Temperature may be tiny: the largest exponent is made 0 before anything overflows.
     temperatures = torch.tensor([max(sampler.temperature, 1e-6) for sampler in samplers], device=device)
