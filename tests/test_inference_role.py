@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from worker.engine.errors import InvalidPrefixFileError
 from worker.inference.limits import Limits
 from worker.inference.registry import Registry
 from worker.inference.resident import Resident
-from worker.inference.residents import Residents
+from worker.inference.residents import MAX_LOADED, Residents
 from worker.inference.runner import Runner
 from worker.inference.server import announce, withdraw
 
@@ -342,5 +343,40 @@ def test_third_base_makes_room_by_sending_off_the_one_used_longest_ago(filled: S
             ticket = residents.runner(entry).submit(counting(1, []))
             assert [event async for event in ticket.events()] == [0]
         await asyncio.to_thread(wait_until, lambda: residents.loaded() == ["base 1", "base 2"])
+
+    asyncio.run(ask())
+
+
+def test_bases_asked_for_at_once_never_stand_in_memory_together(filled: Settings, registry: Registry) -> None:
+    residents = Residents(filled, registry)
+    base = registry.find(PLAIN).base
+    entries = [type(base)(id=str(number), name=f"base {number}", folder=base.folder, state="") for number in range(4)]
+    most: list[int] = []
+
+    async def ask(entry: Any) -> None:
+        async for _ in residents.runner(entry).submit(counting(3, [])).events():
+            most.append(len(residents._holding))
+
+    async def ask_all() -> None:
+        await asyncio.gather(*map(ask, entries))
+
+    asyncio.run(ask_all())
+    assert len(most) == 12
+    assert max(most) <= MAX_LOADED
+
+
+def test_base_whose_files_changed_gets_a_runner_of_its_own_and_the_old_one_ends(
+    filled: Settings, registry: Registry
+) -> None:
+    residents = Residents(filled, registry)
+    base = registry.find(PLAIN).base
+    newer = replace(base, state="newer files")
+
+    async def ask() -> None:
+        old = residents.runner(base)
+        assert [event async for event in old.submit(counting(1, [])).events()] == [0]
+        assert [event async for event in residents.runner(newer).submit(counting(1, [])).events()] == [0]
+        await asyncio.to_thread(wait_until, lambda: not old.is_loaded and residents.loaded() == [PLAIN])
+        assert residents.runners() == [residents.runner(newer)]
 
     asyncio.run(ask())

@@ -47,6 +47,7 @@ class Residents:
         self._limits = limits
         self._guard = guard
         self._changed = threading.Condition()
+        self._loading = threading.Lock()
         self._runners: OrderedDict[BaseEntry, Runner] = OrderedDict()
         # Bases in memory and those being loaded, also of folders that were replaced since.
         self._holding: dict[BaseEntry, Runner] = {}
@@ -57,13 +58,7 @@ class Residents:
             for earlier in [entry for entry in self._runners if _is_earlier(entry, base)]:
                 self._runners.pop(earlier).unload()
             if base not in self._runners:
-                self._runners[base] = Runner(
-                    base.name,
-                    lambda: self._load(base),
-                    idle_s=self._idle_s,
-                    limits=self._limits,
-                    on_unload=lambda: self._leave(base),
-                )
+                self._runners[base] = self._new_runner(base)
             self._runners.move_to_end(base)
             return self._runners[base]
 
@@ -77,20 +72,35 @@ class Residents:
         with self._changed:
             return [runner.name for runner in self._runners.values() if runner.is_loaded]
 
-    def _load(self, base: BaseEntry) -> Resident:
+    def _new_runner(self, base: BaseEntry) -> Runner:
+        runner = Runner(
+            base.name,
+            lambda: self._take_in(base, runner),
+            idle_s=self._idle_s,
+            limits=self._limits,
+            on_unload=lambda: self._leave(base),
+        )
+        return runner
+
+    def _take_in(self, base: BaseEntry, runner: Runner) -> Resident:
         """Loads a base when there is room for it; in its runner's thread."""
-        self._enter(base)
+        self._enter(base, runner)
         try:
             if self._guard is not None:
                 self._guard.check(base)
-            logger.info("loading the base model %r", base.name)
-            found = fingerprint(base.folder, fingerprint_cache(self._settings))
-            return Resident(load_base(base.folder, dtype=base.precision), found, base.name, self._registry)
+            # transformers builds models on a device that it sets for the whole process, so one after another.
+            with self._loading:
+                return self._load(base)
         except BaseException:
             self._leave(base)
             raise
 
-    def _enter(self, base: BaseEntry) -> None:
+    def _load(self, base: BaseEntry) -> Resident:
+        logger.info("loading the base model %r", base.name)
+        found = fingerprint(base.folder, fingerprint_cache(self._settings))
+        return Resident(load_base(base.folder, dtype=base.precision), found, base.name, self._registry)
+
+    def _enter(self, base: BaseEntry, runner: Runner) -> None:
         """Waits for a place; whoever is idle, or was asked for longest ago, is told to go."""
         with self._changed:
             while len(self._holding) >= MAX_LOADED:
@@ -99,7 +109,7 @@ class Residents:
                 by_turn = sorted([*replaced, *used], key=lambda entry: not self._holding[entry].is_idle)
                 self._holding[by_turn[0]].unload()
                 self._changed.wait(LOOK_S)
-            self._holding[base] = self._runners[base]
+            self._holding[base] = runner
 
     def _leave(self, base: BaseEntry) -> None:
         with self._changed:
