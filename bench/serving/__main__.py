@@ -38,7 +38,7 @@ TABLE = (
     ("  PEFT, a batch for each adapter", "peft_batched_tokens_per_s", "tokens/s"),
     ("  ours against switching", "speed_vs_peft_switching", "times (aim: 8)"),
     ("  ours against batches", "speed_vs_peft_batched", "times (aim: 2)"),
-    ("  answers with the same tokens", "same_answers", "of all"),
+    ("  answers with the tokens of the first side", "same_answers", "of all"),
     ("first token, nobody else there", "ttft_idle_s", "s"),
     ("first token while 8 others stream", "ttft_busy_s", "s"),
     ("50 streams through the web role, p95 more", "web_overhead_p95_s", "s (aim: below 1.5)"),

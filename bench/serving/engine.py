@@ -108,7 +108,9 @@ class Bench:
         def side(answer: Answering) -> Side:
             def timed(number: int) -> Timed:
                 measured, answers = answer(self._asks(NUM_REQUESTS, NUM_PREFIXES, number), self.size.tokens)
-                agreed.extend(a == b for a, b in zip(answers, told.setdefault(number, answers), strict=True))
+                if number in told:
+                    agreed.extend(a == b for a, b in zip(answers, told[number], strict=True))
+                told.setdefault(number, answers)
                 return measured
 
             return timed
