@@ -38,11 +38,9 @@ def tables(jobs: Sequence[dict[str, Any]]) -> str:
     """The tables that a prefix was given, the newest first."""
     if not jobs:
         return ""
-    rows = [
-        [markup.isolated(job["name"]), markup.count(job["answers"]["num_rows"], "row"), _state(job), downloads(job)]
-        for job in jobs
-    ]
-    return markup.table(["Table", "Rows", "State", "Download"], rows, "Tables that this prefix was given")
+    # Two columns only, so that the links are seen on a phone without scrolling.
+    rows = [[_table(job), downloads(job)] for job in jobs]
+    return markup.table(["Table", "Answers"], rows, "Tables that this prefix was given")
 
 
 def downloads(job: dict[str, Any]) -> str:
@@ -122,6 +120,11 @@ def _counts(counts: Sequence[Sequence[Any]], total: int) -> str:
     more = f"<p><small>and {len(rows) - MAX_COUNTS:,} more answers</small></p>" if len(rows) > MAX_COUNTS else ""
     heading = '<p class="ps-title">How often each answer was given</p>'
     return heading + markup.table(["Answer", "Rows", "Share"], rows[:MAX_COUNTS], "Answers by number of rows") + more
+
+
+def _table(job: dict[str, Any]) -> str:
+    num_rows = markup.count(job["answers"]["num_rows"], "row")
+    return f"{markup.isolated(job['name'])}, {num_rows}<br>{_state(job)}"
 
 
 def _state(job: dict[str, Any]) -> str:
