@@ -44,7 +44,7 @@ def test_first_steps_are_not_held_back_by_the_start() -> None:
 
 
 def test_average_goes_on_where_its_state_was_taken() -> None:
-    state, average = walked(0.98, num_steps=7)
+    _, average = walked(0.98, num_steps=7)
     other = Average([torch.zeros(2)], 0.98)
     other.load(average.state())
     assert torch.equal(other.state()["0"], average.state()["0"])

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy.orm import Session
-
 from storage import order
+from storage.database import Session
 from storage.errors import InvalidInputError
 from storage.jobs import get_job
 from storage.quotes import quoted
