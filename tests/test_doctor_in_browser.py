@@ -130,7 +130,7 @@ def test_dirty_file_is_mended_and_trained_on(page: Page, studio: Studio, tmp_pat
     dataset = studio.api("GET", f"/datasets/{dataset['id']}")
     assert (described["dataset_version"], described["dataset_hash"]) == (dataset["version"], dataset["content_hash"])
     expect(page.locator("body")).to_contain_text(f"version {dataset['version']}")
-    assert page.title() == "Prefix Studio"
+    expect(page).to_have_title("Prefix Studio")
     assert page.locator("img[src=x]").count() == 0
 
 

@@ -10,10 +10,14 @@
 
   // Texts of users go in as text, never as markup.
   const make = (tag, text, more = {}) => Object.assign(document.createElement(tag), { textContent: text }, more);
-  const isOpen = (id) =>
-    !document.hidden &&
-    document.querySelector("#tabs > .tab-wrapper [data-tab-id=jobs][aria-selected=true]") &&
-    document.querySelector("#job-cards [aria-pressed=true]")?.dataset.target === id;
+  // A job that is looked at, or was until a moment ago, is no news.
+  const lookedAt = {};
+  const noteLook = () => {
+    if (document.hidden || !document.querySelector("#tabs > .tab-wrapper [data-tab-id=jobs][aria-selected=true]")) return;
+    const id = document.querySelector("#job-cards [aria-pressed=true]")?.dataset.target;
+    if (id) lookedAt[id] = Date.now();
+  };
+  const isOpen = (id) => { noteLook(); return !document.hidden && Date.now() - (lookedAt[id] ?? 0) < 2 * BUSY_MS; };
 
   const open = (id) => {
     document.querySelector("#tabs > .tab-wrapper [data-tab-id=jobs]")?.click();
@@ -135,6 +139,7 @@
   });
   const restore = () => {
     settle();
+    noteLook();
     for (const slider of document.querySelectorAll("[data-page-action=scrub]:not([data-settled])")) {
       slider.dataset.settled = "yes";
       slider.value = chosen[slider.dataset.of] ?? slider.max;
