@@ -166,15 +166,22 @@ def test_one_client_leaves_room_for_others_and_clients_take_turns(resident: Resi
             if isinstance(event, list):
                 order.append(client)
 
+    all_are_there = threading.Event()
+
+    def load() -> Resident:
+        assert all_are_there.wait(10)
+        return resident
+
     async def crowd() -> None:
-        runner = Runner("tiny", lambda: resident, limits=Limits(max_rows=3, max_client_rows=2))
-        greedy = [asyncio.ensure_future(one(runner, "greedy", 40)) for _ in range(6)]
-        await asyncio.sleep(0)
-        modest = [asyncio.ensure_future(one(runner, client, 40)) for client in ("modest", "other")]
-        await asyncio.gather(*greedy, *modest)
+        runner = Runner("tiny", load, limits=Limits(max_rows=4, max_client_rows=2))
+        clients = ["greedy"] * 6 + ["modest", "other"]
+        asked = [asyncio.ensure_future(one(runner, client, 40)) for client in clients]
+        await asyncio.sleep(0.01)
+        all_are_there.set()
+        await asyncio.gather(*asked)
 
     asyncio.run(crowd())
-    assert sorted(order[:3]) == ["greedy", "modest", "other"]
+    assert sorted(order[:4]) == ["greedy", "greedy", "modest", "other"]
     assert len(order) == 8
 
 
@@ -303,6 +310,8 @@ def test_pace_reads_fewer_tokens_while_others_write() -> None:
         pace.learn(100, 0.1)
     assert pace.max_prompt_tokens(num_writing=1) == pytest.approx(100, abs=1)
     assert pace.max_prompt_tokens(num_writing=0) == pytest.approx(500, abs=5)
+    assert pace.max_prompt_tokens(num_writing=1, num_reading=15) == pytest.approx(500, abs=5)
+    assert pace.max_prompt_tokens(num_writing=8, num_reading=8) == pytest.approx(100, abs=1)
     for _ in range(40):
         pace.learn(100, 100.0)
     assert pace.max_prompt_tokens(num_writing=1) == FEWEST

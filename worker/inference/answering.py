@@ -146,9 +146,10 @@ class Answering:
 
     def step(self) -> list[Ticket]:
         """One token of every row, and a part of the prompts that are not read; returns the requests that ended."""
-        began, num_writing = self._clock(), self._rows.num_rows - self._rows.num_reading
+        began, num_reading = self._clock(), self._rows.num_reading
+        max_prompt_tokens = self._pace.max_prompt_tokens(self._rows.num_rows - num_reading, num_reading)
         before = self._rows.num_read
-        stepped = self._rows.step(self._pace.max_prompt_tokens(num_writing))
+        stepped = self._rows.step(max_prompt_tokens)
         now = self._clock()
         self._pace.learn(self._rows.num_read - before, now - began)
         told: dict[_Request, list[BatchEvent | None]] = {}

@@ -12,7 +12,8 @@ class Limits:
         max_rows: Rows that are answered at once.
         max_client_rows: Rows of one client among them, so that others always find room.
         hold_s: Seconds that a step may take for reading prompts while others wait for their next token.
-        alone_hold_s: The same where nobody writes; a caller who leaves frees the base within it.
+        alone_hold_s: The same where nobody writes, or few beside many whose prompts wait; a caller who leaves frees the
+            base within it.
     """
 
     max_open: int = 50
