@@ -10,8 +10,9 @@ TEST_STAMP := $(VENV)/.installed-test
 run: $(APP_STAMP)
 	$(BIN)/python app.py
 
+# A process for each core, up to four; the files stay whole, because tests of one file share what they start.
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(TEST_STAMP)
 	$(BIN)/ruff format --check .

@@ -27,11 +27,18 @@ LABELS = {
     "warmup_fraction": "Share of warm-up",
     "weight_decay": "Weight decay",
     "max_grad_norm": "Largest gradient",
+    "average_decay": "Reach of the running average",
+    "token_dropout": "Hidden virtual tokens",
     "eval_every": "Steps between looks",
     "seed": "Seed",
     "precision": "Number format of the base",
 }
-KINDS = {"muon": "matrices, with Muon", "mlp": "a network (MLP)", "direct": "the numbers themselves"}
+KINDS = {
+    "propagated": "input vectors and offsets, with Muon",
+    "muon": "matrices, with Muon",
+    "mlp": "a network (MLP)",
+    "direct": "the numbers themselves",
+}
 NOT_RECIPE = ("method",)
 
 RESULTS: tuple[tuple[str, str, str], ...] = (

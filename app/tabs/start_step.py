@@ -33,7 +33,8 @@ NUMBERS = {
 }
 TRAINED = [
     ("Automatic", "auto"),
-    ("Matrices, with Muon", "muon"),
+    ("Input vectors and what each layer adds, with Muon", "propagated"),
+    ("Matrices of each layer, with Muon", "muon"),
     ("A network (MLP) that makes the prefix", "mlp"),
     ("The numbers themselves, with AdamW", "direct"),
 ]
