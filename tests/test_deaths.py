@@ -153,7 +153,7 @@ def test_death_of_everything_at_once_costs_no_lease(
     job_id = submit(database)
     first = start(*PAPER, "--home", str(settings.home))
     first.run_until(lambda: first.job(job_id).step > 6)
-    (_, trainer), *_ = first.executor._busy.values()
+    trainer = next(iter(first.executor._busy.values())).child
     trainer.kill()
     trainer.wait()
     # The first dispatcher does no more, as if it had died with its trainer; the next one knows nothing of them.

@@ -150,7 +150,7 @@ def test_full_disk_is_refused_before_the_training(
 ) -> None:
     monkeypatch.setattr(preflight, "MIN_FREE_BYTES", 10**18)
     told = message(submit(client, dataset), 507)
-    assert "left and this training needs 1,000,000,000,000 MB: " in told
+    assert "MB left" in told
     assert "MB for checkpoints and prefixes and 1,000,000,000,000 MB for all else. Free some room" in told
 
 

@@ -31,7 +31,7 @@ def test_documentation_needs_no_other_host(client: httpx.Client) -> None:
     assert client.get("/swagger/swagger-ui-bundle.js").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/api/v1/health", "/api/v1/prefixes/x/answers", "/api/v2/jobs"])
+@pytest.mark.parametrize("path", ["/api/v1/health", "/api/v1/prefixes/x/questions", "/api/v2/jobs"])
 def test_unknown_address_beneath_api_is_answered_in_a_sentence(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(60 + 10 * NUM_JOBS)]
 
 def kill_at_random(executor: LocalExecutor, rng: random.Random, passed_s: float) -> int:
     """Kills one of the trainers that work, now and then; how many."""
-    busy = [child for _, child in executor._busy.values() if child.poll() is None]
+    busy = [busy.child for busy in executor._busy.values() if busy.child.poll() is None]
     if not busy or rng.random() > KILLS_PER_SECOND * passed_s * len(busy):
         return 0
     rng.choice(busy).kill()
