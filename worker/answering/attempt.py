@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from storage.answerings import publish_answers
 from storage.artifacts import ArtifactStore
-from storage.database import Database
+from storage.database import Database, Session
 from storage.queue import Lease
 from storage.settings import Settings
 from storage.tables.view import iterate_columns
@@ -189,9 +189,10 @@ class AnsweringAttempt:
         metrics = {**report.to_dict(is_labels=prepared.limits.is_labels), "columns": columns}
         self._recorder.progress(step=prepared.journal.num_answered, eta_s=0.0)
         self._recorder.flush()
-        patiently(
-            self._database,
-            lambda session: publish_answers(
-                session, self._lease, result_hash, metrics, stopped_early=report.not_reached > 0
-            ),
-        )
+        stopped_early = report.not_reached > 0
+
+        def write(session: Session) -> None:
+            self._recorder.write(session)
+            publish_answers(session, self._lease, result_hash, metrics, stopped_early=stopped_early)
+
+        patiently(self._database, write)

@@ -203,7 +203,6 @@ class Attempt:
             if wish is not Outcome.DISCARDED:
                 self._keeper.write_latest()
             return wish
-        self._recorder.stage("Publishing the prefix")
         publication = Publication(prepared.task, prepared.inputs, finished, metrics, rows)
         if (wish := self._publish(publication)) is not None:
             return wish
@@ -217,8 +216,9 @@ class Attempt:
         """
         deadline = time.monotonic() + WAIT_FOR_ROOM_S
         while True:
+            self._recorder.stage("Publishing the prefix")
             try:
-                publish(self._database, self._store, self._lease, publication)
+                publish(self._database, self._store, self._recorder, publication)
                 return None
             except DiskFullError:
                 if time.monotonic() > deadline:

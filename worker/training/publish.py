@@ -9,12 +9,12 @@ from storage.artifacts import ArtifactStore
 from storage.database import Database
 from storage.disk import refusing_full_disk
 from storage.errors import BusyError
-from storage.queue import Lease
 from storage.snapshots import NewSnapshot, keep_exact
 from worker.engine.events import Finished
 from worker.engine.prefix_file import TENSORS_NAME, write_prefix_file
 from worker.engine.recipe import Recipe
 from worker.training.inputs import Inputs, Task
+from worker.training.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ class Publication:
         return replace(self.inputs.recipe, learning_rate=self.finished.learning_rate, sweep=(), sweep_steps=None)
 
 
-def publish(database: Database, store: ArtifactStore, lease: Lease, publication: Publication) -> str:
-    """Keeps the prefix and ends the job.
+def publish(database: Database, store: ArtifactStore, recorder: Recorder, publication: Publication) -> str:
+    """Keeps the prefix and ends the job, with all that its training has told so far.
 
     The file comes first: a crash in between leaves a file without a row, which the next sweep deletes, and the job goes
     on from its checkpoint to publish the same bytes again.
@@ -81,7 +81,7 @@ def publish(database: Database, store: ArtifactStore, lease: Lease, publication:
     Args:
         database: The open database.
         store: Keeps the file.
-        lease: The attempt; if it has ended, nothing is published.
+        recorder: Of the attempt; if it has ended, nothing is published.
         publication: The prefix and what is known of it.
 
     Returns:
@@ -91,6 +91,7 @@ def publish(database: Database, store: ArtifactStore, lease: Lease, publication:
         DiskFullError: There is no room for the file.
         LeaseLostError: Another attempt owns the job.
     """
+    lease = recorder.lease
     path = store.run_folder(lease.job_id, lease.attempt) / TENSORS_NAME
     with refusing_full_disk("writing the prefix"):
         write_prefix_file(path, publication.finished.prefix)
@@ -99,6 +100,7 @@ def publish(database: Database, store: ArtifactStore, lease: Lease, publication:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with database.write() as session:
+                    recorder.write(session)
                     keep_exact(session, lease, publication.snapshot(size_bytes, sha256))
                     # That took the lock that sweeps hold too: what is here from now on has its row in time.
                     if not store.exists(sha256):

@@ -4,7 +4,7 @@ import logging
 import time
 from typing import Any
 
-from storage.database import Database
+from storage.database import Database, Session
 from storage.disk import DiskFullError
 from storage.errors import BusyError
 from storage.queue import Lease, NewEvent, Progress
@@ -62,16 +62,30 @@ class Recorder:
         self._flushed_at = time.monotonic()
         if not (self._events or self._progress or self._metrics):
             return
-        progress = Progress(**self._progress, metrics=dict(self._metrics) or None)
         try:
             with self._database.write() as session:
-                self.lease.record(session, self._events, progress)
+                self.write(session)
         except (BusyError, DiskFullError) as error:
             if len(self._events) > MAX_PENDING:
                 raise
             logger.warning("progress is kept back: %s", error.message)
             return
         self._events, self._progress, self._metrics = [], {}, {}
+
+    def write(self, session: Session) -> None:
+        """Writes what is still gathered, beside what else its caller writes; it stays gathered, as they may all fail.
+
+        The transaction that ends an attempt does this, since nothing can be written after it.
+
+        Args:
+            session: A writing session.
+
+        Raises:
+            LeaseLostError: Another attempt owns the job.
+        """
+        if self._events or self._progress or self._metrics:
+            progress = Progress(**self._progress, metrics=dict(self._metrics) or None)
+            self.lease.record(session, self._events, progress)
 
     def _flush_when_due(self) -> None:
         if time.monotonic() - self._flushed_at >= FLUSH_S:

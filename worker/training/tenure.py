@@ -159,10 +159,11 @@ class Tenure:
             logger.warning("%s", error.message)
 
     def _persist(self, write: Callable[[Any], object]) -> None:
-        """Writes an end, again and again while there is no lock or no room: a lease should not run out for it."""
+        """Writes an end with what is still to be told, again and again while there is no lock or no room."""
         for attempt in range(1, END_ATTEMPTS + 1):
             try:
                 with self._workplace.database.write() as session:
+                    self.recorder.write(session)
                     write(session)
                 return
             except (BusyError, DiskFullError):

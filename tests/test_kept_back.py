@@ -1,0 +1,84 @@
+"""What a job tells while nothing can be written: kept back, and told with its end at the latest."""
+
+from pathlib import Path
+
+import pytest
+
+from storage.artifacts import ArtifactStore
+from storage.database import Database
+from storage.disk import disk_full
+from storage.schema.job import JobStatus
+from storage.settings import Settings
+from tests.answering_bench import AnsweringRole, food_rows
+from tests.tiny import tiny_base_folder
+from tests.trainer_bench import Role
+from worker.training import attempt as attempt_module
+from worker.training.publish import publish
+from worker.training.recorder import Recorder
+from worker.training.run import run_attempts
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_base_folder(tmp_path / "models" / "tiny")
+
+
+@pytest.fixture
+def role(settings: Settings, database: Database, store: ArtifactStore, folder: Path) -> Role:
+    return Role(settings, database, store, folder)
+
+
+@pytest.fixture
+def _nothing_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a disk that is full until the job ends."""
+    monkeypatch.setattr(Recorder, "flush", lambda recorder: None)
+
+
+@pytest.mark.usefixtures("_nothing_can_be_told")
+def test_publication_tells_every_step_that_was_kept_back(role: Role) -> None:
+    role.submit()
+    job = role.run()
+    assert (job.status, job.step) == (JobStatus.SUCCEEDED, 8)
+    assert [event.step for event in role.events(job.id, "step")] == list(range(1, 9))
+    assert [event.data["status"] for event in role.events(job.id, "state")] == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.usefixtures("_nothing_can_be_told")
+def test_answered_table_tells_every_batch_that_was_kept_back(
+    settings: Settings, database: Database, store: ArtifactStore, folder: Path
+) -> None:
+    role = AnsweringRole(settings, database, store, folder)
+    job = role.submit(food_rows(70))
+    role.attempt()
+    assert (role.job(job).status, role.job(job).step) == (JobStatus.SUCCEEDED, 70)
+    assert [event.step for event in role.trainer.events(job, "step")][-1] == 70
+
+
+@pytest.mark.usefixtures("_nothing_can_be_told")
+def test_failure_tells_its_traceback_that_was_kept_back(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaking(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(attempt_module, "publish", breaking)
+    role.submit()
+    job = role.run()
+    assert job.status == JobStatus.FAILED
+    assert any("RuntimeError: a bug" in event.data["message"] for event in role.events(job.id, "log"))
+
+
+def test_job_that_waited_for_room_is_not_left_as_waiting(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def publishing_once_there_is_room(database: Database, *others: object) -> str:
+        told.append(role.job(job_id).stage)
+        if len(told) < 3:
+            raise disk_full("writing the prefix")
+        return publish(database, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(attempt_module, "publish", publishing_once_there_is_room)
+    monkeypatch.setattr(attempt_module, "PAUSE_S", 0.0)
+    job_id = role.submit()
+    run_attempts(role.workplace, [role.claim()])
+    assert role.job(job_id).status == JobStatus.SUCCEEDED
+    assert told == ["Publishing the prefix"] * 3
+    assert role.job(job_id).stage == "Publishing the prefix"
