@@ -36,9 +36,9 @@ def role(settings: Settings, database: Database, store: ArtifactStore, tmp_path:
 
 @pytest.fixture
 def trainers(role: AnsweringRole) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two trainers that wait for a job, imports done."""
+    """Two trainers that wait for a job, imports done; each answers a part of a table and halts until it is ended."""
     environment = {**os.environ, "PREFIX_STUDIO_HOME": str(role.settings.home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "worker.trainer"]
+    command = [sys.executable, "-m", "tests.halting_trainer"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     started = [subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) for _ in range(2)]
     for process in started:
