@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 IMAGE = "<img src=x onerror=\"document.title='owned'\">"
 SCRIPT = "javascript:document.title='owned'//\u202e"
 BASE = "deep-llama"
-NUM_LAYERS = 32
-"""Enough that the longest answer takes many seconds (six on a quiet machine of 2 cores)."""
+NUM_LAYERS = 128
+"""Enough that the longest answer outlasts a slow browser (32 layers: 3.2 s on a quiet machine of 2 cores)."""
 
 STOP_S = 3.0
 """Within this an answer has ended, the time of the browser's own clicks included."""

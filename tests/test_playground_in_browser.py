@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import open_browser, screenshot
 from tests.playground_home import BASE, FIRST, SECOND, fill_home
@@ -15,6 +15,9 @@ from tests.studio import Studio
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
 INSTRUCTION = "Base with the written instruction"
+JOINS = "**/queue/join*"
+"""Where the page tells Python of an event."""
+
 ENDED = re.compile("ended by itself|cut at the limit")
 
 
@@ -106,6 +109,43 @@ def test_three_columns_answer_with_proof_tokens_and_dial(page: Page, told: list[
     base, prefixed, _ = texts(page)
     assert prefixed.replace("↵", "").split() == base.split()
     assert told == []
+
+
+def hold_events(page: Page) -> list[Route]:
+    """Keeps what the page tells Python under way until `release`, as a busy machine does."""
+    held: list[Route] = []
+    page.route(JOINS, lambda route: held.append(route))
+    return held
+
+
+def release(page: Page, held: list[Route]) -> None:
+    """Lets the held ones go, one after the other, and then all that follow."""
+    for route in held:
+        with page.expect_response(JOINS):
+            route.continue_()
+    page.unroute(JOINS)
+
+
+def test_choice_that_is_made_while_the_last_is_read_counts(page: Page) -> None:
+    held = hold_events(page)
+    page.locator("#play-columns input").click()
+    with page.expect_request(JOINS):
+        page.get_by_role("option", name=SECOND[:20]).click()
+    page.get_by_role("option", name=FIRST).click()
+    release(page, held)
+    expect(page.locator("#play-time input")).to_be_visible()
+
+
+def test_dial_that_moves_on_while_the_last_stop_is_read_counts(page: Page) -> None:
+    page.click("#play-random")
+    expect(page.locator("#play-expected")).to_contain_text("The answer in the data")
+    held = hold_events(page)
+    for _ in range(2):
+        page.locator("#play-dial").press("ArrowLeft")
+    page.wait_for_timeout(300)
+    release(page, held)
+    answer(page, 2)
+    expect(page.locator("#play-panes .ps-pane").nth(1)).to_contain_text("at 90 %")
 
 
 def test_time_slider_and_stages_answer_with_earlier_states(page: Page) -> None:

@@ -65,7 +65,11 @@ class PlaygroundTab:
         columns, saved = self.columns, self.saved
         columns.base.input(guarded(self.show), self.inputs[1:-1], self.form, show_progress="hidden")
         for control in (columns.chosen, self.one.prompt_panel.kind):
-            control.input(guarded(self.show_chosen), self.inputs[1:-1], self.followers, show_progress="hidden")
+            # Gradio would else drop a choice that is made while the one before it is still being read.
+            control.input(
+                guarded(self.show_chosen), self.inputs[1:-1], self.followers, show_progress="hidden",
+                trigger_mode="always_last",
+            )  # fmt: skip
         self.one.wire()
         self.many.wire()
         self.blind.wire()
