@@ -14,8 +14,9 @@ from worker.engine.run import Run
 from worker.engine.training import Training
 from worker.engine.update import Share, Updater
 
-PATIENCE = 4
-"""Evaluations without a new best after which a training ends."""
+PATIENCE = 8
+"""Evaluations without a new best after which a training ends: half of an automatic schedule, since much of what is
+gained comes when the rate falls at its end."""
 
 
 @dataclass
