@@ -28,7 +28,7 @@ BASE = "deep-llama"
 NUM_LAYERS = 128
 """Enough that the longest answer outlasts a slow browser (32 layers: 3.2 s on a quiet machine of 2 cores)."""
 
-STOP_S = 3.0
+STOP_S = 20.0
 """Within this an answer has ended, the time of the browser's own clicks included."""
 
 
