@@ -7,8 +7,8 @@ from worker.engine.families import Geometry
 from worker.engine.recipe import Method, Recipe, Reparameterisation
 
 DEFAULT_REPARAMETERISATION: Reparameterisation = "muon"
-"""As good as vectors with offsets on real tasks and better on the support messages, and better than the prefix's own
-numbers with AdamW and the MLP (see docs/decisions.md)."""
+"""Far better than vectors with offsets on new phrasings, a little behind on most real tasks, and better than the numbers
+themselves with AdamW and the MLP (see docs/decisions.md)."""
 
 RateBySize = tuple[tuple[float, float], ...]
 
