@@ -7,7 +7,7 @@ from worker.engine.families import Geometry
 from worker.engine.recipe import Method, Recipe, Reparameterisation
 
 DEFAULT_REPARAMETERISATION: Reparameterisation = "muon"
-"""Far better than vectors with offsets on new phrasings, a little behind on most real tasks, and better than the MLP and
+"""Far better than vectors with offsets on new phrasings, a little behind on most real tasks; better than the MLP and
 than AdamW on the prefix's own numbers (see docs/decisions.md)."""
 
 RateBySize = tuple[tuple[float, float], ...]
