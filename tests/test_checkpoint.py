@@ -96,7 +96,7 @@ def test_failed_write_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: p
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("worker.engine.checkpoint.os.fsync", full)
+    monkeypatch.setattr("worker.engine.whole_file.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_checkpoint(path, STATE)
     assert path.read_bytes() == before

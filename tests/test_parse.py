@@ -213,7 +213,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "row", "sentence"), REFUSED)
+@pytest.mark.parametrize(
+    ("name", "data", "row", "sentence"), REFUSED, ids=[f"{case[0]}: {case[3]}" for case in REFUSED]
+)
 def test_a_bad_file_is_refused_with_its_row(
     tmp_path: Path, name: str, data: bytes, row: int | None, sentence: str
 ) -> None:

@@ -72,10 +72,7 @@ def compare(context: AppContext, body: dict[str, Any], *, client: str = "page") 
             answer = http_client.post(f"{address.url}/v1/compare", json={**body, "stream": False}, headers=headers)
     except httpx.TransportError as error:
         raise BusyError(NOT_READY) from error
-    if not answer.is_success:
-        raise _refusal(answer)
-    columns: list[dict[str, Any]] = answer.json()
-    return columns
+    return _columns_of(answer)
 
 
 async def compare_later(
@@ -99,10 +96,7 @@ async def compare_later(
         answer = await http_client.post(f"{address.url}/v1/compare", json={**body, "stream": False}, headers=headers)
     except httpx.TransportError as error:
         raise BusyError(NOT_READY) from error
-    if not answer.is_success:
-        raise _refusal(answer)
-    columns: list[dict[str, Any]] = answer.json()
-    return columns
+    return _columns_of(answer)
 
 
 def many_requests() -> httpx.AsyncClient:
@@ -160,6 +154,13 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         if "error" in event:
             raise StudioError(_message(event))
         yield event
+
+
+def _columns_of(answer: httpx.Response) -> list[dict[str, Any]]:
+    if not answer.is_success:
+        raise _refusal(answer)
+    columns: list[dict[str, Any]] = answer.json()
+    return columns
 
 
 def _refusal(answer: httpx.Response) -> StudioError:

@@ -15,10 +15,9 @@ from torch import Tensor
 
 from worker.engine.errors import EngineError
 from worker.engine.progress import Progress, progress_from_dict
+from worker.engine.whole_file import write_whole
 
 FORMAT_VERSION = 3
-UNFINISHED = ".tmp"
-"""How the names of files end that are being written, or that a kill cut off."""
 
 
 class DamagedCheckpointError(EngineError):
@@ -61,17 +60,7 @@ def write_checkpoint(path: Path, state: TrainingState) -> None:
     progress = json.dumps(asdict(state.progress), sort_keys=True)
     metadata = {"version": str(FORMAT_VERSION), "progress": progress, "sha256": _digest(state.tensors, progress)}
     data = save({name: tensor.contiguous() for name, tensor in state.tensors.items()}, metadata)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        # On a full disk the half that was written would keep the very room that is missing.
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, data)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

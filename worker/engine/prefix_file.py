@@ -7,7 +7,6 @@ tuning. Source: peft 0.21 `PrefixEncoder` and `get_peft_model_state_dict`.
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from safetensors.numpy import save
 from worker.engine.errors import InvalidPrefixFileError
 from worker.engine.families import Geometry
 from worker.engine.recipe import Method
+from worker.engine.whole_file import write_whole
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
@@ -63,7 +63,7 @@ def write_prefix_file(path: Path, prefix: PrefixArray) -> None:
         path: Where to.
         prefix: The numbers, written as fp32.
     """
-    _write_whole(path, prefix_bytes(prefix))
+    write_whole(path, prefix_bytes(prefix))
 
 
 def prefix_bytes(prefix: PrefixArray, *, is_rounded: bool = False) -> bytes:
@@ -154,7 +154,7 @@ def write_peft_folder(
     config = adapter_config(
         prefix.method, prefix.num_virtual_tokens, geometry, base_model=base_model, revision=revision
     )
-    _write_whole(folder / CONFIG_NAME, json.dumps(config, indent=2).encode())
+    write_whole(folder / CONFIG_NAME, json.dumps(config, indent=2).encode())
 
 
 def read_peft_folder(folder: Path, geometry: Geometry) -> PrefixArray:
@@ -286,17 +286,3 @@ def _decode(data: bytes, dtype: str) -> NDArray[np.float32]:
         widened = np.frombuffer(data, "<u2").astype(np.uint32) << 16
         return widened.view(np.float32)
     return np.frombuffer(data, "<f4" if dtype == "F32" else "<f2").astype(np.float32)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Writes under a temporary name first, so that nobody ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

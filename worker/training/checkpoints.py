@@ -14,7 +14,6 @@ from storage.queue import Lease
 from storage.schema.job import Job
 from worker.engine.base import LoadedBase
 from worker.engine.checkpoint import (
-    UNFINISHED,
     DamagedCheckpointError,
     TrainingState,
     read_checkpoint,
@@ -22,6 +21,7 @@ from worker.engine.checkpoint import (
 )
 from worker.engine.progress import Progress
 from worker.engine.training import Training, fitting_rows
+from worker.engine.whole_file import UNFINISHED
 
 logger = logging.getLogger(__name__)
 
