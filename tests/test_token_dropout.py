@@ -74,3 +74,20 @@ def test_resumed_training_hides_the_same_tokens(base: LoadedBase) -> None:
     resumed = list(train(base, TRAIN, OTHER, recipe, init_ids=TEXT, resume=kept.state))
     assert kept.state.progress.slots[0].is_hiding
     assert np.array_equal(resumed[-1].prefix.values, events[-1].prefix.values)
+
+
+def test_a_look_computes_the_prefix_once_and_anew_after_a_step(
+    base: LoadedBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(Updater(base), Training(TRAIN, OTHER, RECIPE, TEXT))
+    slot, asked = run.slots[0], []
+    compute, before = slot.parameterisation.numbers, slot.numbers()
+    shares = run.shares()
+    list(run.advance(shares, run.updater.accumulate(shares), 1.0))
+    monkeypatch.setattr(slot.parameterisation, "numbers", lambda: asked.append(1) or compute())
+
+    list(run.look())
+    assert len(asked) == 1
+    assert not torch.equal(slot.numbers(), before)
+    with slot.average.in_place():
+        assert torch.equal(slot.numbers(), compute())

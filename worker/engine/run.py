@@ -93,8 +93,9 @@ class Run:
     def shares(self) -> list[Share]:
         """What its slots bring into the next pass."""
         rows = [self.rows.train[index] for index in self.order.rows_of(self.step)]
-        recipe = self.recipe
-        shown = shown_tokens(recipe.token_dropout or 0.0, recipe.num_virtual_tokens or 0, recipe.seed, self.step)
+        recipe, shown = self.recipe, None
+        if any(slot.is_hiding for slot in self.slots):
+            shown = shown_tokens(recipe.token_dropout or 0.0, recipe.num_virtual_tokens or 0, recipe.seed, self.step)
         return [
             Share(recipe.method, slot.parameterisation, rows, shown if slot.is_hiding else None) for slot in self.slots
         ]

@@ -48,6 +48,7 @@ class Slot:
         self.is_hiding, self._loss_since_look, self._steps_since_look = False, 0.0, 0
         self.best_loss: float | None = None
         self.latest_loss: float | None = None
+        self._numbers: Tensor | None = None
         self.best_numbers = self.numbers()
         self.steps: list[StepPoint] = []
         self.evaluations: list[EvaluationPoint] = []
@@ -71,6 +72,7 @@ class Slot:
         rate = self.peak_rate * rate_factor(step, self.recipe.max_steps or 0, self.recipe.warmup_fraction)
         self.optimiser.step(rate, norm)
         self.average.update()
+        self._numbers = None
         self._loss_since_look += loss
         self._steps_since_look += 1
         return StepPoint(step + 1, loss, rate, norm)
@@ -114,9 +116,14 @@ class Slot:
 
     @torch.no_grad()
     def numbers(self) -> Tensor:
-        """The prefix that the running average gives, copied to the CPU."""
-        with self.average.in_place():
-            return self.parameterisation.numbers().cpu().clone()
+        """The prefix that the running average gives, on the CPU; not to be written to.
+
+        It is kept until the next update, since a look asks for it several times and it may cost a forward.
+        """
+        if self._numbers is None:
+            with self.average.in_place():
+                self._numbers = self.parameterisation.numbers().cpu().clone()
+        return self._numbers
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of its state by name, on the CPU."""
@@ -146,6 +153,7 @@ class Slot:
         self.parameterisation.load(_under("parameters.", tensors))
         self.optimiser.load(_under("moments.", tensors))
         self.average.load(_under("average.", tensors))
+        self._numbers = None
         self.best_numbers = tensors["best_numbers"].clone()
         self.rate, self.best_step, self.best_loss = progress.rate, progress.best_step, progress.best_loss
         self.latest_loss, self.bad_evaluations = progress.latest_loss, progress.bad_evaluations
