@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 
 from storage.errors import ConflictError, NotFoundError
 from storage.jobs import get_job, place_at_end
+from storage.lease import Lease
 from storage.names import check_name, numbered
 from storage.prefixes import get_prefix
-from storage.queue import Lease
 from storage.schema.answering import Answering
 from storage.schema.job import Job, JobKind
 from storage.schema.prefix import Prefix

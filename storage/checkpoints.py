@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from storage.artifacts import ArtifactStore
-from storage.queue import Lease, Progress
+from storage.lease import Lease, Progress
 from storage.schema.job import Checkpoint, Job, JobStatus
 
 KEPT = 2

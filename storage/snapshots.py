@@ -12,8 +12,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from storage.errors import NotFoundError
+from storage.lease import Lease
 from storage.prefixes import find_prefix
-from storage.queue import Lease
 from storage.schema.job import Job
 from storage.schema.prefix import Prefix
 from storage.schema.snapshot import Snapshot

@@ -12,8 +12,9 @@ from storage.artifacts import ArtifactStore
 from storage.bases.fingerprint import fingerprint
 from storage.database import Database
 from storage.jobs import get_job
+from storage.lease import Lease
 from storage.prefixes import create_prefix, find_prefix
-from storage.queue import Lease, claim_next
+from storage.queue import claim_next
 from storage.schema.job import Job
 from storage.settings import Settings
 from storage.tables.table import StoredTable
@@ -22,7 +23,7 @@ from tests.trainer_bench import Role
 from worker.answering.attempt import AnsweringAttempt
 from worker.engine.families import geometry
 from worker.engine.prefix_file import write_prefix_file
-from worker.training.attempt import Outcome
+from worker.training.mandate import Mandate, Outcome
 from worker.training.recorder import Recorder
 
 FOODS = ("Italian", "French", "Thai", "Greek", "Indian")
@@ -100,7 +101,7 @@ class AnsweringRole:
         def wish() -> Outcome | None:
             return outcome if recorder.num_batches >= batches else None
 
-        ended = AnsweringAttempt(self.settings, self.database, self.store, lease, recorder, wish).run()
+        ended = AnsweringAttempt(Mandate(self.settings, self.database, self.store, recorder, wish)).run()
         if ended is not Outcome.PUBLISHED:
             recorder.flush()
         return ended, lease

@@ -19,8 +19,8 @@ from typing import Any
 from storage.artifacts import ArtifactStore
 from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database, open_database
-from storage.leases import hold
-from storage.queue import Lease, LeaseLostError, NewEvent, Progress
+from storage.lease import Lease, LeaseLostError, NewEvent, Progress
+from storage.lease_watch import hold
 from storage.schema.job import StopRequest
 from storage.settings import read_settings
 from worker.training.assignment import Assignment

@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from storage.database import open_database
 from storage.errors import ConflictError, NotFoundError
-from storage.leases import LeaseWatch
-from storage.queue import Lease, LeaseLostError
+from storage.lease import Lease, LeaseLostError
+from storage.lease_watch import LeaseWatch
 from storage.schema.job import JobStatus
 from storage.settings import read_settings
 from tests.queue_model import ModelQueue

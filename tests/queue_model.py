@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from storage.queue import MAX_LOST_ATTEMPTS
+from storage.lease import MAX_LOST_ATTEMPTS
 from storage.schema.job import JobStatus, StopRequest
 
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)

@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from storage.database import Database, Session
 from storage.jobs import submit_job
-from storage.queue import NewEvent, Progress
+from storage.lease import NewEvent, Progress
 from storage.schema.base_model import BaseModel
 from storage.schema.dataset import DatasetVersion
 from storage.schema.job import Job

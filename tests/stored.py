@@ -11,7 +11,8 @@ from storage.base_models import BaseModelRecord, register
 from storage.database import Database
 from storage.datasets import create_dataset
 from storage.jobs import submit_job
-from storage.queue import Lease, claim_next
+from storage.lease import Lease
+from storage.queue import claim_next
 from storage.schema.base_model import BaseModel, BaseModelSource, DownloadState
 from storage.schema.dataset import Dataset, DatasetVersion
 from storage.schema.job import Job

@@ -24,7 +24,7 @@ from worker.answering.questions import Answer, Question
 from worker.answering.result import NOT_REACHED
 from worker.engine.base import load_base
 from worker.engine.rendering import Rendering
-from worker.training.attempt import Outcome
+from worker.training.mandate import Outcome
 
 
 @pytest.fixture

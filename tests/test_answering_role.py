@@ -15,7 +15,8 @@ import pytest
 from storage.artifacts import ArtifactStore
 from storage.database import Database
 from storage.jobs import retry_job
-from storage.queue import Lease, claim_next
+from storage.lease import Lease
+from storage.queue import claim_next
 from storage.schema.job import JobStatus
 from storage.settings import Settings
 from tests.answering_bench import AnsweringRole, food_rows

@@ -21,8 +21,8 @@ from storage.base_models import delete_base_model, mark_absent
 from storage.database import Database
 from storage.errors import ConflictError, NotFoundError
 from storage.jobs import delete_job, get_job, pause_job, request_stop, resume_job, retry_job
+from storage.lease import Lease, LeaseLostError, Progress
 from storage.prefixes import create_prefix, delete_prefix
-from storage.queue import Lease, LeaseLostError, Progress
 from storage.schema.job import Job, JobKind, JobStatus
 from storage.schema.prefix import Prefix
 from storage.settings import Settings

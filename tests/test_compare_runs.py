@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.ui import compare_runs_view, job_view, overlay, sweep_view
 from storage.database import Database
-from storage.queue import Progress
+from storage.lease import Progress
 from storage.settings import Settings
 from tests.runs import add_run, run_job
 from tests.stored import claim

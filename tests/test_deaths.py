@@ -19,7 +19,7 @@ from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
 from storage.errors import ConflictError
 from storage.jobs import events_after, get_job, request_stop
-from storage.queue import LeaseLostError
+from storage.lease import LeaseLostError
 from storage.schema.job import Job, JobStatus
 from storage.schema.prefix import Prefix
 from storage.settings import Settings
@@ -37,7 +37,7 @@ DIES_BETWEEN_FILE_AND_ROW = """
 import os, signal, sys
 from storage.artifacts import ArtifactStore
 from storage.database import open_database
-from storage.queue import Lease
+from storage.lease import Lease
 from storage.settings import read_settings
 from tests.stored import PREFIX_FIELDS
 settings = read_settings({"PREFIX_STUDIO_HOME": sys.argv[1]})

@@ -19,7 +19,7 @@ from storage.database import Database
 from storage.datasets import create_dataset
 from storage.errors import BusyError
 from storage.jobs import delete_job, get_job, submit_job
-from storage.queue import Lease
+from storage.lease import Lease
 from storage.schema.base_model import BaseModelSource, DownloadState
 from storage.schema.job import Job, JobStatus
 from storage.settings import Settings

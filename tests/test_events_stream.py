@@ -12,7 +12,8 @@ from storage.base_models import BaseModelRecord, register
 from storage.database import Database
 from storage.datasets import create_dataset
 from storage.jobs import submit_job
-from storage.queue import Lease, NewEvent, claim_next
+from storage.lease import Lease, NewEvent
+from storage.queue import claim_next
 from storage.schema.base_model import BaseModelSource, DownloadState
 from storage.settings import Settings
 from storage.tables.table import StoredTable

@@ -8,7 +8,7 @@ from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database
 from storage.history import loss_history, recent_events
 from storage.jobs import request_stop, retry_job
-from storage.queue import Lease, NewEvent, Progress
+from storage.lease import Lease, NewEvent, Progress
 from storage.schema.job import Job
 from tests.stored import add_job, claim
 

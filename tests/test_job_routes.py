@@ -14,7 +14,8 @@ from app.main import create_app
 from app.services import preflight
 from storage.checkpoints import add_checkpoint
 from storage.database import Database
-from storage.queue import Lease, NewEvent, Progress, claim_next
+from storage.lease import Lease, NewEvent, Progress
+from storage.queue import claim_next
 from storage.settings import Settings
 from tests.tiny import CONTEXT_LENGTH, tiny_base_folder
 from tests.tiny_seq2seq import tiny_seq2seq_folder

@@ -22,8 +22,8 @@ from storage.jobs import (
     retry_job,
     submit_job,
 )
+from storage.lease import NewEvent
 from storage.order import move_job
-from storage.queue import NewEvent
 from storage.schema.job import Job, JobStatus, StopRequest
 from tests.stored import PREFIX_FIELDS, RECIPE, RENDERING, add_base_model, add_dataset, add_job, claim
 

@@ -15,8 +15,8 @@ import pytest
 
 from storage.database import Database
 from storage.jobs import events_after, get_job, request_stop
-from storage.leases import GONE, LeaseWatch, is_abandoned
-from storage.queue import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress
+from storage.lease import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress
+from storage.lease_watch import GONE, LeaseWatch, is_abandoned
 from storage.schema.base import now
 from storage.schema.job import Job, JobStatus, StopRequest
 from storage.settings import Settings
@@ -110,10 +110,10 @@ def test_renew_tells_what_was_asked(watched: Watched) -> None:
 def test_wall_clock_that_jumps_a_day_loses_no_lease_and_keeps_none(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
-    monkeypatch.setattr("storage.queue.now", lambda: now() + timedelta(days=days))
+    monkeypatch.setattr("storage.lease.now", lambda: now() + timedelta(days=days))
     watched.renew()
     assert watched.watch_for(50) == []
-    monkeypatch.setattr("storage.queue.now", now)
+    monkeypatch.setattr("storage.lease.now", now)
     watched.renew()
     assert watched.watch_for(60) == []
     assert watched.watch_for(10) == [(watched.lease, JobStatus.QUEUED)]
@@ -157,7 +157,7 @@ def test_attempt_whose_process_is_gone_is_taken_at_once(watched: Watched, tmp_pa
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from storage.leases import hold\n"
+            "import sys; from pathlib import Path; from storage.lease_watch import hold\n"
             "hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()",
             str(tmp_path),
         ],

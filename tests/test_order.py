@@ -6,8 +6,9 @@ from sqlalchemy.orm import Session
 from storage.database import Database
 from storage.errors import ConflictError, InvalidInputError, NotFoundError
 from storage.jobs import delete_job, get_job, queued_jobs, request_stop, retry_job
+from storage.lease import Lease
 from storage.order import set_priority, start_after
-from storage.queue import Lease, claim_next, has_queued
+from storage.queue import claim_next, has_queued
 from storage.schema.job import JobStatus, StartCondition
 from storage.starts import Wait, waits_of
 from tests.stored import PREFIX_FIELDS, add_job, claim

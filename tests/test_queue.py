@@ -15,7 +15,8 @@ from sqlalchemy import insert, select, text
 from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database, open_database
 from storage.jobs import events_after, get_job, request_stop
-from storage.queue import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress, claim_next
+from storage.lease import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress
+from storage.queue import claim_next
 from storage.schema.base import new_id
 from storage.schema.job import Job, JobStatus, StopRequest
 from storage.schema.prefix import Prefix

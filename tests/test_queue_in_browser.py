@@ -13,9 +13,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from storage.database import Database, open_database
+from storage.lease import Lease, NewEvent, Progress
 from storage.migrate import migrate
 from storage.order import start_after
-from storage.queue import Lease, NewEvent, Progress
 from storage.settings import read_settings
 from tests.browser import open_browser, screenshot
 from tests.runs import add_run, run_job

@@ -28,9 +28,10 @@ from storage.jobs import (
     resume_job,
     retry_job,
 )
-from storage.leases import LeaseWatch
+from storage.lease import Lease, NewEvent, Progress
+from storage.lease_watch import LeaseWatch
 from storage.order import PRIORITIES, move_job, set_priority, start_after
-from storage.queue import Lease, NewEvent, Progress, claim_next, has_queued
+from storage.queue import claim_next, has_queued
 from storage.schema.job import JobStatus, StartCondition, StopRequest
 from storage.schema.prefix import Prefix
 from tests.queue_driver import ENDS, LEASE_S, QueueDriver

@@ -9,7 +9,8 @@ import pytest
 
 from storage.database import Database
 from storage.errors import BusyError
-from storage.queue import Lease
+from storage.lease import Lease
+from storage.schema.job import JobKind
 from storage.settings import Settings
 from tests.stored import add_job, claim
 from worker.devices import MEBIBYTE, MachineMemory
@@ -151,6 +152,16 @@ def test_base_that_does_not_fit_beside_a_training_is_refused_with_both_numbers(
     with database.write() as session:
         lease.cancel(session)
     guard.check(base)
+
+
+def test_job_that_answers_a_table_keeps_no_base_out(database: Database, base: BaseEntry) -> None:
+    with database.write() as session:
+        add_job(session).kind = JobKind.ANSWERING
+    claim(database)
+    LoadGuard(database, lambda: 100, wait_s=0.0).check(base)
+    running(database)
+    with pytest.raises(BusyError, match="while a training runs"):
+        LoadGuard(database, lambda: 100, wait_s=0.0).check(base)
 
 
 def test_base_waits_for_a_training_that_gives_its_memory_back(database: Database, base: BaseEntry) -> None:

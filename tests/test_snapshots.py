@@ -13,8 +13,8 @@ from storage.artifacts import ArtifactStore
 from storage.database import Database
 from storage.errors import NotFoundError
 from storage.jobs import delete_job, request_stop, retry_job
+from storage.lease import Lease, LeaseLostError
 from storage.prefixes import create_prefix, delete_prefix, rename_prefix
-from storage.queue import Lease, LeaseLostError
 from storage.schema.prefix import Prefix
 from storage.schema.snapshot import Snapshot
 from storage.settings import Settings

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from storage.database import Database
 from storage.jobs import events_after, list_jobs
-from storage.queue import MAX_LOST_ATTEMPTS
+from storage.lease import MAX_LOST_ATTEMPTS
 from storage.schema.job import JobStatus
 from storage.schema.prefix import Prefix
 from storage.settings import Settings

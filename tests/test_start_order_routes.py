@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from storage.database import Database
-from storage.queue import Lease
+from storage.lease import Lease
 from storage.settings import Settings
 from tests.stored import PREFIX_FIELDS, claim
 from tests.tiny import tiny_base_folder

@@ -16,8 +16,8 @@ from storage.checkpoints import add_checkpoint, drop_checkpoints, list_checkpoin
 from storage.database import Database
 from storage.datasets import create_dataset, delete_dataset
 from storage.jobs import delete_job
+from storage.lease import Lease
 from storage.prefixes import get_prefix
-from storage.queue import Lease
 from storage.references import REFERENCES, unreferenced
 from storage.rows import load_parts
 from storage.schema.job import JobStatus

@@ -20,8 +20,9 @@ from storage.database import Database
 from storage.disk import DiskFullError
 from storage.errors import BusyError, StudioError
 from storage.jobs import pause_job, request_stop, resume_job, retry_job
+from storage.lease import Lease
 from storage.prefixes import get_prefix, list_prefixes
-from storage.queue import Lease, claim_next
+from storage.queue import claim_next
 from storage.schema.job import JobStatus
 from storage.settings import Settings
 from tests.tiny import tiny_base_folder

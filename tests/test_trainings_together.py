@@ -18,8 +18,8 @@ from storage.bases.inspect import read_config
 from storage.checkpoints import list_checkpoints
 from storage.database import Database
 from storage.jobs import pause_job, request_stop, resume_job
+from storage.lease import Lease
 from storage.prefixes import get_prefix
-from storage.queue import Lease
 from storage.schema.job import Job, JobStatus
 from storage.settings import Settings
 from tests.tiny import tiny_base_folder

@@ -21,9 +21,10 @@ from storage.children import end_with_parent
 from storage.database import Database, open_database
 from storage.disk import DiskFullError, lack_of_room, refusing_full_disk
 from storage.errors import BusyError, NotFoundError, StudioError
-from storage.leases import LeaseWatch, is_abandoned
+from storage.lease import Lease, LeaseLostError
+from storage.lease_watch import LeaseWatch, is_abandoned
 from storage.logs import set_up_logging
-from storage.queue import Lease, LeaseLostError, claim_next, startable_jobs
+from storage.queue import claim_next, startable_jobs
 from storage.settings import Settings, read_settings
 from storage.sweep import Sweeper
 from worker.devices import MachineMemory, find_devices

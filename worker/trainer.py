@@ -18,7 +18,7 @@ from storage.artifacts import ArtifactStore
 from storage.children import end_with_parent
 from storage.database import open_database
 from storage.errors import StudioError
-from storage.leases import hold
+from storage.lease_watch import hold
 from storage.logs import set_up_logging
 from storage.settings import read_settings
 from worker.training.assignment import Assignment

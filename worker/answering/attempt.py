@@ -1,14 +1,11 @@
 """What one attempt of an answering job does: read, load, answer batch by batch, write the table, publish."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from storage.answerings import publish_answers
-from storage.artifacts import ArtifactStore
-from storage.database import Database, Session
-from storage.queue import Lease
-from storage.settings import Settings
+from storage.database import Session
 from storage.tables.view import iterate_columns
 from worker.answering.answerer import Answerer, Sampling
 from worker.answering.checkpoints import AnswerCheckpoints, patiently
@@ -23,8 +20,7 @@ from worker.engine.generate import end_ids
 from worker.engine.rendering import Rendering
 from worker.engine.tokens import choose_rendering_kind, end_token_id
 from worker.inference.registry import Registry
-from worker.training.attempt import Outcome
-from worker.training.recorder import Recorder
+from worker.training.mandate import Mandate, Outcome
 
 RESULT_NAME = "answered.parquet"
 LOOK_EVERY = 64
@@ -46,30 +42,14 @@ class AnsweringAttempt:
     """One attempt of an answering job.
 
     Args:
-        settings: Where the cache of fingerprints lies.
-        database: The open database.
-        store: Keeps tables and journals.
-        lease: The attempt's right to write.
-        recorder: Writes progress.
-        wish: Asked between tokens; None lets the attempt go on.
+        mandate: What it works with.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        store: ArtifactStore,
-        lease: Lease,
-        recorder: Recorder,
-        wish: Callable[[], Outcome | None],
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._store = store
-        self._lease = lease
-        self._recorder = recorder
-        self._wish = wish
-        self._checkpoints = AnswerCheckpoints(database, store, lease)
+    def __init__(self, mandate: Mandate) -> None:
+        self._mandate = mandate
+        self._recorder = mandate.recorder
+        self._wish = mandate.wish
+        self._checkpoints = AnswerCheckpoints(mandate.database, mandate.store, mandate.lease)
 
     def run(self) -> Outcome:
         """Does all of it.
@@ -80,7 +60,9 @@ class AnsweringAttempt:
             LeaseLostError: Another attempt owns the job.
         """
         self._recorder.stage("Reading the table")
-        task = read_answering(self._settings, self._database, self._store, self._lease.job_id)
+        task = read_answering(
+            self._mandate.settings, self._mandate.database, self._mandate.store, self._mandate.lease.job_id
+        )
         header = self._checkpoints.header(task.fingerprint)
         self._recorder.stage("Loading the base model")
         began = time.monotonic()
@@ -132,7 +114,7 @@ class AnsweringAttempt:
         return Prepared(task, asker, answerer, limits, journal)
 
     def _limits(self, task: AnsweringTask, base: LoadedBase, rendering: Rendering) -> AnswerLimits:
-        rows = Registry(self._database, self._store).training_rows(task.prefix)
+        rows = Registry(self._mandate.database, self._mandate.store).training_rows(task.prefix)
         return limits_of(base.tokenizer, rendering, rows, task.answering.settings.get("max_tokens"))
 
     def _answer_and_publish(self, prepared: Prepared) -> Outcome:
@@ -182,9 +164,9 @@ class AnsweringAttempt:
     def _publish(self, prepared: Prepared) -> None:
         self._recorder.stage("Writing the table")
         answering = prepared.task.answering
-        path = self._store.run_folder(self._lease.job_id, self._lease.attempt) / RESULT_NAME
+        path = self._mandate.store.run_folder(self._mandate.lease.job_id, self._mandate.lease.attempt) / RESULT_NAME
         columns, report = write_answered(prepared.task.table, prepared.journal, path, answering.answer_column)
-        result_hash = self._store.put_file(path)
+        result_hash = self._mandate.store.put_file(path)
         path.unlink()
         metrics = {**report.to_dict(is_labels=prepared.limits.is_labels), "columns": columns}
         self._recorder.progress(step=prepared.journal.num_answered, eta_s=0.0)
@@ -193,6 +175,6 @@ class AnsweringAttempt:
 
         def write(session: Session) -> None:
             self._recorder.write(session)
-            publish_answers(session, self._lease, result_hash, metrics, stopped_early=stopped_early)
+            publish_answers(session, self._mandate.lease, result_hash, metrics, stopped_early=stopped_early)
 
-        patiently(self._database, write)
+        patiently(self._mandate.database, write)

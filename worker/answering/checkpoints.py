@@ -11,7 +11,7 @@ from storage.artifacts import ArtifactStore
 from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database, Session
 from storage.errors import BusyError, ConflictError
-from storage.queue import Lease
+from storage.lease import Lease
 from worker.answering.journal import Journal, read_header
 
 logger = logging.getLogger(__name__)

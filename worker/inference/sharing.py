@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from storage.database import Database
 from storage.errors import BusyError
 from storage.jobs import list_jobs
-from storage.schema.job import JobStatus
+from storage.schema.job import JobKind, JobStatus
 from worker.inference.registry import BaseEntry
 
 UNLOAD_TIMEOUT_S = 1.5
@@ -84,7 +84,8 @@ class LoadGuard:
 
     def _is_training(self) -> bool:
         with self._database.read() as session:
-            return bool(list_jobs(session, JobStatus.RUNNING))
+            # A job that answers a table holds its base already, and takes less than a training at each step.
+            return any(job.kind is JobKind.TRAINING for job in list_jobs(session, JobStatus.RUNNING))
 
 
 def weight_bytes(folder: Path) -> int:

@@ -1,19 +1,13 @@
 """What one attempt does: read, load, encode, measure, train, compare, publish; it can be ended between two steps."""
 
-import enum
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from storage.artifacts import ArtifactStore
-from storage.database import Database
 from storage.disk import DiskFullError
 from storage.errors import ConflictError
 from storage.jobs import get_job
-from storage.queue import Lease
 from storage.room import require_room
-from storage.settings import Settings
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase, weights_hash
 from worker.engine.checkpoint import TrainingState
@@ -29,23 +23,14 @@ from worker.training.checkpoints import Checkpoints, unlike
 from worker.training.comparison import compare
 from worker.training.inputs import Inputs, Task, encode, read_task
 from worker.training.keeper import Keeper
+from worker.training.mandate import Mandate, Outcome
 from worker.training.progress import Follower
 from worker.training.publish import Publication, publish
-from worker.training.recorder import Recorder
 from worker.training.samples import Samples
 from worker.training.snapshots import Snapshots
 
 WAIT_FOR_ROOM_S = 600.0
 PAUSE_S = 1.0
-
-
-class Outcome(enum.Enum):
-    """How an attempt ends, and what its user or the machine may wish for between two steps."""
-
-    PUBLISHED = enum.auto()  # the prefix is kept; as a wish: end now
-    DISCARDED = enum.auto()  # nothing is kept
-    PAUSED = enum.auto()  # a checkpoint is kept, the job waits to be resumed
-    RELEASED = enum.auto()  # a checkpoint is kept, the job goes back to the queue
 
 
 @dataclass(frozen=True)
@@ -66,34 +51,19 @@ class Attempt:
     The training itself belongs to whoever drives it (`together`), because several attempts may share one pass.
 
     Args:
-        settings: Where the caches lie, and how often to write a checkpoint.
-        database: The open database.
-        store: Keeps checkpoints, logs and prefixes.
-        lease: The attempt's right to write.
-        recorder: Writes progress.
-        wish: Asked between steps; None lets the attempt go on.
+        mandate: What it works with.
 
     Attributes:
         control: What the training is asked for between steps.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        store: ArtifactStore,
-        lease: Lease,
-        recorder: Recorder,
-        wish: Callable[[], Outcome | None],
-    ) -> None:
+    def __init__(self, mandate: Mandate) -> None:
         self.control = Control()
-        self._settings = settings
-        self._database = database
-        self._store = store
-        self._lease = lease
-        self._recorder = recorder
-        self._wish = wish
-        self._checkpoints = Checkpoints(database, store, lease)
+        self._mandate = mandate
+        self._lease = mandate.lease
+        self._recorder = mandate.recorder
+        self._wish = mandate.wish
+        self._checkpoints = Checkpoints(mandate.database, mandate.store, mandate.lease)
 
     @property
     def base(self) -> LoadedBase:
@@ -120,7 +90,7 @@ class Attempt:
         After a pass that broke off this is called again, and gives the last state that the attempt was told.
         """
         self._recorder.flush()
-        with self._database.read() as session:
+        with self._mandate.database.read() as session:
             metrics = get_job(session, self._lease.job_id).metrics
         self._follower = Follower(self._recorder, self.base, metrics)
         return self._keeper.latest or self._resume
@@ -137,26 +107,28 @@ class Attempt:
             LeaseLostError: Another attempt owns the job.
         """
         self._recorder.stage("Reading the examples")
-        task = read_task(self._settings, self._database, self._store, self._lease.job_id)
+        task = read_task(self._mandate.settings, self._mandate.database, self._mandate.store, self._lease.job_id)
         state = self._checkpoints.latest(task.fingerprint)
         self._recorder.stage("Loading the base model")
         base = bases.load(task, self._recorder)
         if (wish := self._unless_kept()) is not None:
             return wish
         self._recorder.stage("Turning rows into tokens")
-        inputs = encode(task, base, self._settings.home / "cache" / "tokens")
+        inputs = encode(task, base, self._mandate.settings.home / "cache" / "tokens")
         if (wish := self._unless_kept()) is not None:
             return wish
         if state is None:
-            require_room(self._settings, estimate_disk_bytes(base.geometry, inputs.recipe))
+            require_room(self._mandate.settings, estimate_disk_bytes(base.geometry, inputs.recipe))
         self._recorder.stage("Measuring the base model")
         measured = self._measure(task, base, inputs)
         samples = Samples(base, inputs.rendering, inputs.validation_rows)
         self._prepared = Prepared(task, base, inputs, samples, weights_hash(base.model), measured)
         self._resume = self._fitting(state)
-        every_s = self._settings.checkpoint_every_s
+        every_s = self._mandate.settings.checkpoint_every_s
         self._keeper = Keeper(self._checkpoints, self._recorder, samples, task.fingerprint, every_s)
-        self._snapshots = Snapshots(self._database, self._store, self._recorder, task.fingerprint, inputs.rendering)
+        self._snapshots = Snapshots(
+            self._mandate.database, self._mandate.store, self._recorder, task.fingerprint, inputs.rendering
+        )
         return self._unless_kept()
 
     def hear(self, event: Event) -> Outcome | None:
@@ -218,7 +190,7 @@ class Attempt:
         while True:
             self._recorder.stage("Publishing the prefix")
             try:
-                publish(self._database, self._store, self._recorder, publication)
+                publish(self._mandate.database, self._mandate.store, self._recorder, publication)
                 return None
             except DiskFullError:
                 if time.monotonic() > deadline:

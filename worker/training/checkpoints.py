@@ -10,7 +10,7 @@ from storage.checkpoints import add_checkpoint, drop_checkpoints, left_behind, l
 from storage.database import Database
 from storage.disk import DiskFullError, refusing_full_disk
 from storage.errors import BusyError, ConflictError
-from storage.queue import Lease
+from storage.lease import Lease
 from storage.schema.job import Job
 from worker.engine.base import LoadedBase
 from worker.engine.checkpoint import (

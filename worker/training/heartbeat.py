@@ -7,8 +7,8 @@ import time
 from storage.database import Database
 from storage.errors import NotFoundError, StudioError
 from storage.jobs import get_job
+from storage.lease import Lease, LeaseLostError
 from storage.logs import log_job
-from storage.queue import Lease, LeaseLostError
 from storage.schema.job import JobStatus, StopRequest
 
 logger = logging.getLogger(__name__)

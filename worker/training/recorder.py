@@ -7,7 +7,7 @@ from typing import Any
 from storage.database import Database, Session
 from storage.disk import DiskFullError
 from storage.errors import BusyError
-from storage.queue import Lease, NewEvent, Progress
+from storage.lease import Lease, NewEvent, Progress
 
 logger = logging.getLogger(__name__)
 

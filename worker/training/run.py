@@ -31,16 +31,9 @@ def run_attempts(workplace: Workplace, assignments: Sequence[Assignment]) -> Non
         for (kind, *_), tenures in groups.items():
             if kind == JobKind.ANSWERING:
                 for tenure in tenures:
-                    tenure.go_on(_answering(workplace, tenure).run)
+                    tenure.go_on(AnsweringAttempt(tenure.mandate).run)
             else:
                 run_together(tenures)
-
-
-def _answering(workplace: Workplace, tenure: Tenure) -> AnsweringAttempt:
-    lease = tenure.recorder.lease
-    return AnsweringAttempt(
-        workplace.settings, workplace.database, workplace.store, lease, tenure.recorder, tenure.wish
-    )
 
 
 def _pass_key(workplace: Workplace, assignment: Assignment) -> PassKey:

@@ -4,22 +4,20 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from storage.artifacts import ArtifactStore
-from storage.database import Database
 from storage.disk import DiskFullError
 from storage.errors import BusyError, StudioError
+from storage.lease import Lease, LeaseLostError
 from storage.logs import log_job
-from storage.queue import Lease, LeaseLostError
 from storage.schema.job import StopRequest
-from storage.settings import Settings
 from worker.engine.device_memory import is_out_of_memory
 from worker.engine.errors import EngineError
 from worker.training.assignment import Assignment
-from worker.training.attempt import Attempt, Outcome
+from worker.training.attempt import Attempt
 from worker.training.checkpoints import Checkpoints
 from worker.training.heartbeat import Heartbeat
+from worker.training.mandate import Mandate, Outcome
 from worker.training.recorder import Recorder
 from worker.training.workplace import Workplace
 
@@ -33,24 +31,6 @@ OUT_OF_MEMORY = (
 )
 
 
-Made = TypeVar("Made", covariant=True)
-
-
-class MakesAttempt(Protocol[Made]):
-    """The class of what does one kind of jobs."""
-
-    def __call__(
-        self,
-        settings: Settings,
-        database: Database,
-        store: ArtifactStore,
-        lease: Lease,
-        recorder: Recorder,
-        wish: Callable[[], Outcome | None],
-    ) -> Made:
-        """One attempt."""
-
-
 class Tenure:
     """One attempt of a job in this process; use it in a `with` block.
 
@@ -62,6 +42,7 @@ class Tenure:
         assignment: The attempt.
 
     Attributes:
+        mandate: What its work is done with.
         attempt: What it does, where it is a training.
         is_over: Whether it has ended, in whichever way.
         beside: Called whenever the attempt looks for wishes, so that others are heard while this one is busy.
@@ -75,7 +56,8 @@ class Tenure:
         self._workplace = workplace
         self._lease = self.recorder.lease
         self._heartbeat = Heartbeat(workplace.database, self._lease, workplace.settings.lease_s)
-        self.attempt = self.make(Attempt)
+        self.mandate = Mandate(workplace.settings, workplace.database, workplace.store, self.recorder, self.wish)
+        self.attempt = Attempt(self.mandate)
 
     def __enter__(self) -> "Tenure":
         """Starts to renew the lease."""
@@ -85,11 +67,6 @@ class Tenure:
     def __exit__(self, *fault: object) -> None:
         """Ends the renewals."""
         self._heartbeat.__exit__()
-
-    def make(self, attempt: MakesAttempt[Made]) -> Made:
-        """What does the work of a job, with everything that it needs of this process."""
-        place = self._workplace
-        return attempt(place.settings, place.database, place.store, self._lease, self.recorder, self.wish)
 
     def go_on(self, act: Callable[[], Outcome | None]) -> None:
         """Does a part of the attempt; an outcome or an error ends it, and no error leaves this function."""

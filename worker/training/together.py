@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from worker.engine.train import train_together
-from worker.training.attempt import Outcome
 from worker.training.bases import Bases
+from worker.training.mandate import Outcome
 from worker.training.tenure import Tenure
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from storage.database import Database
-from storage.queue import Lease
+from storage.lease import Lease
 from storage.schema.job import Job, JobStatus
 
 REASON = "its process stopped answering"
