@@ -8,11 +8,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from openpyxl import Workbook, load_workbook
 
 from app.context import AppContext
 from app.services import answers
 from app.services.answer_wishes import matched
-from storage.answerings import publish_answers
+from app.services.xlsx_rows import xlsx_chunks
+from storage.answerings import get_answering, publish_answers
 from storage.errors import InvalidInputError, NotFoundError
 from storage.prefixes import delete_prefix
 from tests.prefixes import add_prefix, tiny_context
@@ -169,7 +171,64 @@ def test_download_is_inert_in_spreadsheets_and_exact_where_that_is_asked_for(cli
     assert [json.loads(line) for line in lines] == ANSWERED
     table = pq.read_table(io.BytesIO(client.get(address, params={"format": "parquet"}).content))
     assert table.to_pylist() == ANSWERED
-    assert "expected csv, parquet, jsonl" in refusal(client.get(address, params={"format": "xlsx"}))
+    assert "expected csv, xlsx, parquet, jsonl" in refusal(client.get(address, params={"format": "ods"}))
+
+
+def workbook(answer) -> tuple[str, list[list[Any]]]:
+    """Name of the sheet and cells of a workbook that was downloaded."""
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].endswith("spreadsheetml.sheet")
+    sheet = load_workbook(io.BytesIO(answer.content)).active
+    return sheet.title, [list(row) for row in sheet.iter_rows(values_only=True)]
+
+
+def test_workbook_comes_back_as_one_on_a_sheet_of_the_same_name(client, context, prefix) -> None:
+    sent = Workbook()
+    sent.active.title = "Places & <more>"
+    for row in (["id", "name", "kind of food"], [7, "Blue Spice", "Italian"], [8, "=1+1", "Thai"]):
+        sent.active.append(row)
+    data = io.BytesIO()
+    sent.save(data)
+    job = send(client, prefix, data.getvalue(), "places.xlsx").json()
+    assert job["answers"]["format"] == "xlsx"
+    odd = "\x02_x0041_ tail\r\n"
+    finish(context, job["id"], [{"id": "7", "name": "=1+1", "answer": "01"}, {"id": "8.5", "name": odd, "answer": ""}])
+    address = f"/api/v1/prefixes/{prefix.id}/answers/{job['id']}/download"
+    answer = client.get(address)
+    assert "places-answered.xlsx" in answer.headers["content-disposition"]
+    escaped = "_x0002__x005F_x0041_ tail_x000D_\n"
+    assert workbook(answer) == (
+        "Places & <more>",
+        [["id", "name", "answer"], [7, "=1+1", "01"], [8.5, escaped, None]],
+    )
+    cells = load_workbook(io.BytesIO(answer.content)).active
+    assert [cells.cell(2, column).data_type for column in (1, 2, 3)] == ["n", "s", "s"]
+    assert client.get(address, params={"format": "csv"}).headers["content-type"].startswith("text/csv")
+    again = send(client, prefix, answer.content, "again.xlsx", mapping={"kind of food": "answer"}).json()
+    with context.database.read() as session:
+        path = context.store.path(get_answering(session, again["id"]).table_hash)
+    assert pq.read_table(path).to_pylist()[1]["name"].startswith("\x02_x0041_ tail")
+
+
+def test_answers_that_outgrow_a_sheet_come_as_csv_and_are_refused_as_a_workbook(client, context, prefix) -> None:
+    job = send(client, prefix).json()
+    finish(context, job["id"], [{"name": "a", "answer": "\U0001f35c" * 16_400}])
+    address = f"/api/v1/prefixes/{prefix.id}/answers/{job['id']}/download"
+    told = refusal(client.get(address, params={"format": "xlsx"}))
+    assert "longer than the 32,767 characters that Excel takes. Take it as csv" in told
+    with context.database.write() as session:
+        get_answering(session, job["id"]).detected = {"format": "xlsx"}
+    assert client.get(address).headers["content-type"].startswith("text/csv")
+
+
+def test_numbers_are_numbers_only_where_nothing_of_them_is_lost(tmp_path) -> None:
+    texts = ["0", "-12.5", "007", "1.50", "1e5", "12345678901", "491511234567", "-0", ".5", "١"]
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"n": texts}), path)
+    (tmp_path / "table.xlsx").write_bytes(b"".join(xlsx_chunks(path, ["n"], "n")))
+    sheet = load_workbook(tmp_path / "table.xlsx").active
+    kinds = {text: sheet.cell(row, 1).data_type for row, text in enumerate(texts, 2)}
+    assert [text for text, kind in kinds.items() if kind == "n"] == ["0", "-12.5", "12345678901"]
 
 
 def test_job_is_found_under_its_own_prefix_only(client, context, prefix, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from random import Random
 from typing import Any
 
 import pytest
@@ -204,3 +205,29 @@ def test_vote_between_a_column_and_itself_is_refused(context: AppContext) -> Non
 )
 def test_interval_is_that_of_wilson(wins: int, total: int, low: float, high: float) -> None:
     assert wilson(wins, total) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_pair_with_the_fewest_votes_comes_next_so_that_all_columns_meet(context: AppContext) -> None:
+    columns = [column_of("tiny"), column_of("mine"), column_of("mine", strength=50)]
+    met = []
+    for seed in range(6):
+        pair = votes.next_pair(context, "tiny", columns, Random(seed))
+        met.append(frozenset(map(key_of, pair)))
+        ballot(context, pair, seed % 2)
+    assert len(set(met[:3])) == len(set(met[3:])) == 3
+    firsts = {key_of(votes.next_pair(context, "tiny", columns[:2], Random(seed))[0]) for seed in range(20)}
+    assert len(firsts) == 2
+
+
+def test_standings_count_every_column_against_all_others(context: AppContext) -> None:
+    base, mine, half = column_of("tiny"), column_of("mine"), column_of("mine", strength=50)
+    ballot(context, [base, mine], 1)
+    assert votes.standings(votes.tally(context)) == []
+    ballot(context, [half, mine], 1)
+    ballot(context, [base, half], None)
+    first, *others = votes.standings(votes.tally(context))
+    assert (first["label"], first["wins"], first["losses"], first["ties"], first["share"]) == ("mine", 2, 0, 0, 1.0)
+    assert {each["label"]: (each["wins"], each["losses"], each["ties"]) for each in others} == {
+        "tiny, untouched": (0, 1, 1), "mine, at 50 %": (0, 1, 1),
+    }  # fmt: skip
+    assert 0.0 < first["low"] < 1.0

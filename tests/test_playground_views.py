@@ -125,6 +125,17 @@ def test_tally_says_what_it_knows() -> None:
     assert "No votes yet" in blind_view.tally([])
 
 
+def test_standings_are_told_once_a_pair_does_not_say_it_all() -> None:
+    column = {
+        "base_model": "t", "label": HOSTILE, "wins": 3, "losses": 1, "ties": 0, "share": 0.75, "low": 0.3, "high": 0.95,
+    }  # fmt: skip
+    shown = blind_view.standings([column])
+    assert "95 % interval 30 to 95 %" in shown
+    assert "<img" not in shown
+    assert blind_view.standings([]) == ""
+    assert "Two of the chosen columns" in blind_view.rules()
+
+
 def test_strength_and_time_are_those_of_prefixes_alone() -> None:
     keys = [json.dumps(column_of(model)) for model in ("tiny", "mine", "other")]
     columns = wire_columns("tiny", keys, 50, {"of": "mine", "model": "mine@40"})

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from app.services.status import work_line
 from app.ui import compare_view, data_view, job_view, model_view, prefix_view
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -39,6 +40,33 @@ def a_model(**changes: Any) -> dict[str, Any]:
 )
 def test_state_line_says_in_a_sentence_how_a_job_stands(changes: dict[str, Any], words: str) -> None:
     assert words in job_view.state_line(a_job(**changes))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "words"),
+    [
+        ([], "no job is running"),
+        ([("running", "training"), ("queued", "answering")], "1 training, 1 waiting"),
+        ([("running", "answering"), ("failed", "training")], "1 answering"),
+        ([("running", "training"), ("running", "training"), ("running", "answering")], "2 training, 1 answering"),
+    ],
+)
+def test_line_at_the_top_tells_trainings_from_tables_that_are_answered(jobs: list[tuple[str, str]], words: str) -> None:
+    assert work_line([a_job(status=status, kind=kind) for status, kind in jobs]) == words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"status": "running", "stop_request": "pause", "step": 3}, "the answers so far are kept"),
+        ({"status": "running", "stop_request": "keep", "step": 3}, "the answers so far are being kept"),
+        ({"status": "paused", "step": 3}, "Paused after 3 of 9 rows."),
+    ],
+)
+def test_state_line_of_a_table_speaks_of_answers(changes: dict[str, Any], words: str) -> None:
+    job = a_job(kind="answering", max_steps=9, **changes)
+    assert words in job_view.state_line(job)
+    assert "training" not in job_view.state_line(job)
 
 
 def test_job_cards_say_what_to_do_when_there_is_none() -> None:

@@ -16,6 +16,7 @@ router = APIRouter(prefix="/prefixes/{prefix_id}/answers", tags=["Answering tabl
 
 MEDIA_TYPES = {
     "csv": "text/csv; charset=utf-8",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "jsonl": "application/jsonl; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
@@ -69,14 +70,21 @@ def download(
     context: Context,
     prefix_id: str,
     job_id: str,
-    form: Annotated[str, Query(alias="format", description="csv, parquet or jsonl.")] = "csv",
+    form: Annotated[
+        str | None,
+        Query(
+            alias="format",
+            description="csv, xlsx, parquet or jsonl. Left out, a workbook comes back as one where its answers fit "
+            "into a sheet of Excel, and every other table as CSV.",
+        ),
+    ] = None,
     for_spreadsheets: Annotated[
         bool, Query(description="Keep cells of a CSV file from being taken for formulas, by an apostrophe in front.")
     ] = True,
 ) -> Response:
     """The same rows and columns in the same order, and the column `answer` behind them."""
-    name, content = answers.download(context, prefix_id, job_id, form, for_spreadsheets=for_spreadsheets)
-    return _file(name, content, MEDIA_TYPES[form])
+    name, kind, content = answers.download(context, prefix_id, job_id, form, for_spreadsheets=for_spreadsheets)
+    return _file(name, content, MEDIA_TYPES[kind])
 
 
 def _file(name: str, content: Path | Iterator[bytes], media_type: str) -> Response:

@@ -1,6 +1,6 @@
 """Tables answered by prefixes, as REST and the page speak of them: read, queued, listed, downloaded."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +10,11 @@ from app.services.answer_wishes import matched, needed_columns, read_settings, r
 from app.services.base_models import require_ready
 from app.services.csv_rows import csv_chunks
 from app.services.dataset_order import work_folder
-from app.services.job_bodies import answers_body, job_body
+from app.services.job_bodies import answers_body, is_workbook, job_body, sheet_of
 from app.services.json_rows import json_lines
+from app.services.xlsx_rows import unfit, xlsx_chunks
 from storage import answerings as stored
-from storage.errors import InvalidInputError, NotFoundError
+from storage.errors import ConflictError, InvalidInputError, NotFoundError
 from storage.jobs import get_job, queued_jobs
 from storage.prefixes import get_prefix
 from storage.quotes import quoted
@@ -25,8 +26,8 @@ from storage.tables.limits import Limits, ReadOptions
 from storage.tables.parse import parse_upload
 from storage.tables.table import StoredTable
 
-Format = Literal["csv", "parquet", "jsonl"]
-FORMATS: tuple[Format, ...] = ("csv", "parquet", "jsonl")
+Format = Literal["csv", "xlsx", "parquet", "jsonl"]
+FORMATS: tuple[Format, ...] = ("csv", "xlsx", "parquet", "jsonl")
 
 START_S = 10.0
 """Loading a base model, before the first row."""
@@ -126,38 +127,55 @@ def describe(context: AppContext, prefix_id: str, job_id: str) -> dict[str, Any]
 
 
 def download(
-    context: AppContext, prefix_id: str, job_id: str, form: str = "csv", *, for_spreadsheets: bool = True
-) -> tuple[str, Path | Iterator[bytes]]:
-    """The answered table.
+    context: AppContext, prefix_id: str, job_id: str, form: str | None = None, *, for_spreadsheets: bool = True
+) -> tuple[str, Format, Path | Iterator[bytes]]:
+    """The answered table: name of the file, its format, and what is in it.
 
     Args:
         context: The open stores.
         prefix_id: The prefix, which may have been deleted meanwhile.
         job_id: The job.
-        form: `csv`, `parquet` or `jsonl`.
+        form: One of `FORMATS`. Left out, a workbook comes back as one where it fits into a sheet, and all else as CSV.
         for_spreadsheets: Whether CSV cells that a spreadsheet would take for a formula get an apostrophe in front.
 
     Returns:
-        Name of the file, and its bytes or its place.
+        With its bytes, or its place where it is a file already.
 
     Raises:
         NotFoundError: There is no such job of this prefix.
-        ConflictError: It has no answers yet.
+        ConflictError: It has no answers yet, or they do not fit into the workbook that is wished for.
         InvalidInputError: There is no such format.
     """
-    if form not in FORMATS:
+    if form is not None and form not in FORMATS:
         raise InvalidInputError(f"format is {quoted(form)}; expected {', '.join(FORMATS)}.")
     with context.database.read() as session:
         answering = stored.get_answering(session, job_id, prefix_id)
         path = stored_path(context.store, stored.require_result(answering))
         columns = get_job(session, job_id).metrics["columns"]
+    kind = _form_of(form, answering, path, columns)
     stem = stored.shortened(answering.file_name).removesuffix(".gz").rsplit(".", 1)[0] or "table"
-    name = f"{stem}-answered.{form}"
-    if form == "parquet":
-        return name, path
-    if form == "jsonl":
-        return name, json_lines(path, columns)
-    return name, csv_chunks(path, columns, for_spreadsheets=for_spreadsheets)
+    contents: dict[Format, Callable[[], Path | Iterator[bytes]]] = {
+        "parquet": lambda: path,
+        "jsonl": lambda: json_lines(path, columns),
+        "xlsx": lambda: xlsx_chunks(path, columns, sheet_of(answering)),
+        "csv": lambda: csv_chunks(path, columns, for_spreadsheets=for_spreadsheets),
+    }
+    return f"{stem}-answered.{kind}", kind, contents[kind]()
+
+
+def _form_of(wish: str | None, answering: Answering, path: Path, columns: Sequence[str]) -> Format:
+    """The format that is wished for, or that of the upload.
+
+    Raises:
+        ConflictError: A workbook is wished for, and the table does not fit into its sheet.
+    """
+    kind: Format = next((form for form in FORMATS if form == wish), "xlsx" if is_workbook(answering) else "csv")
+    reason = unfit(path, columns) if kind == "xlsx" else None
+    if reason is None:
+        return kind
+    if wish is None:
+        return "csv"
+    raise ConflictError(f"The answered table cannot be a workbook: {reason}. Take it as csv, jsonl or parquet.")
 
 
 def estimate_seconds(context: AppContext, prefix: Prefix, num_rows: int) -> float | None:

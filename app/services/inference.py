@@ -152,7 +152,7 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             return
         event = json.loads(data)
         if "error" in event:
-            raise StudioError(_message(event))
+            raise _fault(event)
         yield event
 
 
@@ -170,6 +170,13 @@ def _refusal(answer: httpx.Response) -> StudioError:
     except ValueError:
         message = f"The model server answered with code {answer.status_code}. Its log says more."
     return BusyError(message) if answer.status_code == 503 else InvalidInputError(message)
+
+
+def _fault(event: dict[str, Any]) -> StudioError:
+    """What ended a stream that had begun; a request that gave way to others may come again."""
+    error = event["error"]
+    is_busy = isinstance(error, dict) and error.get("code") == BusyError.code
+    return BusyError(_message(event)) if is_busy else StudioError(_message(event))
 
 
 def _message(body: Any) -> str:

@@ -41,7 +41,10 @@ def job_body(job: Job, queue: list[str], *, with_rows: bool = True) -> dict[str,
 
 
 def answers_body(answering: Answering) -> dict[str, Any]:
-    """What a job of the kind `answering` works on; `download` is None until there are answers."""
+    """What a job of the kind `answering` works on.
+
+    `download` is None until there are answers, and `format` what it gives unless another one is asked for.
+    """
     address = f"/api/v1/prefixes/{answering.prefix_id}/answers/{answering.job_id}/download"
     return {
         "prefix_id": answering.prefix_id,
@@ -53,8 +56,24 @@ def answers_body(answering: Answering) -> dict[str, Any]:
         "mapping": answering.mapping,
         "settings": answering.settings,
         "answer_column": answering.answer_column,
+        "format": "xlsx" if is_workbook(answering) else "csv",
         "download": address if answering.result_hash else None,
     }
+
+
+def is_workbook(answering: Answering) -> bool:
+    """Whether the table came as a workbook of Excel."""
+    return _file_of(answering).get("format") == "xlsx"
+
+
+def sheet_of(answering: Answering) -> str:
+    """What the sheet with the answers is called: as the one that the table came from."""
+    return str(_file_of(answering).get("sheet") or "Answers")[:31]
+
+
+def _file_of(answering: Answering) -> dict[str, Any]:
+    files = answering.detected.get("files") or [answering.detected]
+    return dict(files[0])
 
 
 def _moment(moment: datetime | None) -> str | None:

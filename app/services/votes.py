@@ -1,6 +1,9 @@
 """Blind votes: which of two answers was preferred, and how sure the tally is."""
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
+from random import Random
 from typing import Any
 
 from app.context import AppContext
@@ -55,6 +58,53 @@ def tally(context: AppContext) -> list[dict[str, Any]]:
     """
     with context.database.read() as session:
         return [_body(pair) for pair in stored.tally(session)]
+
+
+def next_pair(context: AppContext, base_model: str, columns: Sequence[Column], chance: Random) -> list[Column]:
+    """The two columns to be judged next: a pair with the fewest votes so far, so that all columns meet each other.
+
+    Args:
+        context: The open stores.
+        base_model: Their base.
+        columns: Those that are chosen, at least two.
+        chance: Picks among pairs of equal votes, and who stands first.
+    """
+    with context.database.read() as session:
+        counted = {
+            frozenset((pair.first, pair.second)): pair.first_wins + pair.second_wins + pair.ties
+            for pair in stored.tally(session)
+            if pair.base_model == base_model
+        }
+    pairs = [list(pair) for pair in combinations(columns, 2)]
+    num_votes = [counted.get(frozenset(map(key_of, pair)), 0) for pair in pairs]
+    chosen = chance.choice([pair for pair, number in zip(pairs, num_votes, strict=True) if number == min(num_votes)])
+    return chance.sample(chosen, 2)
+
+
+def standings(pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How every column stands against all others of its base that it was judged with, the most preferred first.
+
+    Args:
+        pairs: What `tally` gives.
+
+    Returns:
+        `base_model`, `label`, `wins`, `losses`, `ties`, `share`, `low`, `high`; columns of a base with one pair, of
+        which the pair says everything, and those with ties alone are left out.
+    """
+    counts: dict[tuple[str, str], list[int]] = {}
+    for pair in pairs:
+        if sum(each["base_model"] == pair["base_model"] for each in pairs) < 2:
+            continue
+        for label, wins, losses in zip(pair["labels"], pair["wins"], pair["wins"][::-1], strict=True):
+            told = counts.setdefault((pair["base_model"], label), [0, 0, 0])
+            told[:] = [told[0] + wins, told[1] + losses, told[2] + pair["ties"]]
+    rows = []
+    for (base_model, label), (wins, losses, ties) in counts.items():
+        if wins + losses:
+            low, high = wilson(wins, wins + losses)
+            row = {"base_model": base_model, "label": label, "wins": wins, "losses": losses, "ties": ties}
+            rows.append({**row, "share": wins / (wins + losses), "low": low, "high": high})
+    return sorted(rows, key=lambda row: (row["base_model"], -row["share"]))
 
 
 def wilson(wins: int, votes: int) -> tuple[float, float]:

@@ -10,9 +10,14 @@ from app.context import AppContext
 from app.services import inference
 from app.services.columns import Column, is_prefixed
 from app.ui.compare_view import Comparison
+from storage.errors import BusyError
 
 UPDATE_EVERY_S = 0.2
 START_TIMEOUT_S = 60.0
+PLACE_TIMEOUT_S = 20.0
+"""How long a request waits for a place where the model server has as many as it takes."""
+
+PLACE_EVERY_S = 1.0
 
 
 def until_ready(context: AppContext, cancelled: Event) -> Iterator[None]:
@@ -37,20 +42,32 @@ def follow(
         client: Who asks.
 
     Yields:
-        Whenever there is something new to draw, at most five times a second.
+        Whenever there is something new to draw, at most five times a second; while a place is waited for,
+        `comparison.is_waiting` holds.
 
     Raises:
-        StudioError: The model server refuses, or is not there.
+        BusyError: There was no free place for too long, or the model server is not there.
+        StudioError: It refuses.
     """
-    last = 0.0
-    with closing(inference.compare_stream(context, body, client=client)) as events:
-        for event in events:
-            if cancelled.is_set():
-                break
-            comparison.take(event)
-            if time.monotonic() - last >= UPDATE_EVERY_S:
-                last = time.monotonic()
-                yield
+    deadline, last = time.monotonic() + PLACE_TIMEOUT_S, 0.0
+    while not cancelled.is_set():
+        try:
+            with closing(inference.compare_stream(context, body, client=client)) as events:
+                for event in events:
+                    if cancelled.is_set():
+                        break
+                    comparison.take(event)
+                    if time.monotonic() - last >= UPDATE_EVERY_S:
+                        last = time.monotonic()
+                        yield
+            break
+        except BusyError:
+            # What has begun to answer is not asked again: its words are on the page already.
+            if comparison.has_begun or time.monotonic() > deadline:
+                raise
+        comparison.is_waiting = True
+        yield
+        cancelled.wait(PLACE_EVERY_S)
     comparison.end()
 
 

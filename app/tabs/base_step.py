@@ -7,7 +7,7 @@ import gradio as gr
 from app.context import AppContext
 from app.services import base_models
 from app.ui import markup, model_view
-from app.ui.pieces import guarded, html_piece, picked, sentence
+from app.ui.pieces import LATEST, guarded, html_piece, picked, sentence
 
 FETCHING = ("requested", "downloading")
 
@@ -64,11 +64,12 @@ class BaseStep:
     def wire(self) -> None:
         """Ties what the user does to the services."""
         for cards in (self.cards, self.more):
-            cards.select(guarded(self.choose), None, self.shown).then(lambda: "", None, self.hub_notice)
+            picked_card = cards.select(guarded(self.choose), None, self.shown, **LATEST, concurrency_id="base-card")
+            picked_card.then(lambda: "", None, self.hub_notice)
         started = self.download.click(guarded(self.start_download), self.chosen, self.shown)
         started.then(lambda: "", None, self.hub_notice)
         self.cancel.click(guarded(self.stop_download), self.chosen, self.shown)
-        self.timer.tick(guarded(self.show), self.chosen, self.shown, show_progress="hidden")
+        self.timer.tick(guarded(self.look_again), self.chosen, self.shown[1:], show_progress="hidden")
         self.check.click(guarded(self.check_hub), [self.hub_id, self.chosen], [*self.shown, self.hub_notice])
         self.hub_id.submit(guarded(self.check_hub), [self.hub_id, self.chosen], [*self.shown, self.hub_notice])
 
@@ -101,6 +102,10 @@ class BaseStep:
             gr.Button(interactive=usable),
             gr.Timer(active=any(each["download_state"] in FETCHING for each in away)),
         )
+
+    def look_again(self, name: str | None) -> Updates:
+        """The list as it stands now; the choice, which may have moved on meanwhile, is left alone."""
+        return self.show(name)[1:]
 
     def start_download(self, name: str) -> Updates:
         """Asks for the chosen model; the dispatcher fetches it."""

@@ -16,9 +16,9 @@ from app.tabs.asking import follow, until_ready, with_rendering
 from app.tabs.columns_panel import ColumnsPanel, wire_columns
 from app.tabs.prompt_panel import CONVERSATION, PromptPanel, columns_of, drawn, random_row
 from app.tabs.running import RunningAnswers
-from app.ui import blind_view, compare_view, markup
+from app.ui import blind_view, compare_view
 from app.ui.compare_view import Comparison, Pane
-from app.ui.pieces import guarded, html_piece, sentence
+from app.ui.pieces import guarded, html_piece
 from storage.errors import ConflictError, InvalidInputError
 
 ROW, PROMPT = "A random held-out row", "The prompt of the first tab"
@@ -53,6 +53,7 @@ class BlindVote:
         self.running = RunningAnswers()
         self.chance = random.SystemRandom()
         self.ballot = gr.State(None)
+        html_piece(blind_view.rules(), elem_id="blind-rules")
         with gr.Row(equal_height=False, elem_classes="ps-ends"):
             self.source = gr.Radio([ROW, PROMPT], value=ROW, label="Ask with", scale=3, elem_id="blind-source")
             self.next = gr.Button("Next pair", variant="primary", scale=1, min_width=140, elem_id="blind-next")
@@ -81,15 +82,16 @@ class BlindVote:
 
     def show(self) -> str:
         """The tally as it stands."""
-        return blind_view.tally(votes.tally(self.context))
+        pairs = votes.tally(self.context)
+        return blind_view.standings(votes.standings(pairs)) + blind_view.tally(pairs)
 
     def draw(self, request: gr.Request, *given: Any) -> Iterator[Shown]:
-        """Lets two of the chosen columns answer in an order that nobody knows."""
+        """Lets the pair of chosen columns that was judged least answer, in an order that nobody knows."""
         way, source, base, chosen, percent, at, *form = given
         columns = wire_columns(base, chosen, percent, at)
         if len(columns) < 2:
             raise InvalidInputError("A blind vote is between two columns. Choose at least two above.")
-        pair = self.chance.sample(columns, 2)
+        pair = votes.next_pair(self.context, base, columns, self.chance)
         asked, question, expected = self._asked(way, source, form)
         comparison = Comparison([Pane(letter, "") for letter in blind_view.LETTERS])
         body = {**with_rendering(asked, pair, base, source), "models": pair}
@@ -104,7 +106,7 @@ class BlindVote:
                 for _ in follow(self.context, body, comparison, cancelled, request.session_hash or "page"):
                     yield {self.panes: blind_view.ballots(comparison)}
             except Exception as fault:
-                yield {self.panes: markup.notice(sentence(fault), "bad")}
+                yield {self.panes: compare_view.refused(fault, again="blind-next")}
                 return
         yield {
             self.ballot: Ballot(base, pair, comparison, question, expected),

@@ -12,7 +12,7 @@ from app.tabs.doctor_panel import DoctorPanel
 from app.tabs.reading_panel import ReadingPanel, read_options
 from app.tabs.sources_panel import SourcesPanel
 from app.ui import data_view, doctor_view, markup
-from app.ui.pieces import guarded, html_piece, picked, sentence
+from app.ui.pieces import LATEST, guarded, html_piece, picked, sentence
 from storage.errors import InvalidInputError
 
 RENDERINGS = [
@@ -94,13 +94,18 @@ class DataStep:
         sources = self.sources
         dropped = [sources.file, self.dataset, *self.reading.fields]
         sources.file.upload(guarded(self.upload), dropped, [*self.shown, self.reading.fold, sources.file])
-        sources.examples.select(guarded(self.take_example), None, self.shown)
-        sources.earlier.input(guarded(self.take_earlier), sources.earlier, self.shown)
+        sources.examples.select(guarded(self.take_example), None, self.shown, **LATEST, concurrency_id="take-data")
+        sources.earlier.input(
+            guarded(self.take_earlier), sources.earlier, self.shown, **LATEST, concurrency_id="take-data"
+        )
         hub = [sources.hub_id, sources.subset]
         sources.fetch.click(guarded(self.take_from_hub), hub, self.shown)
         sources.hub_id.submit(guarded(self.take_from_hub), hub, self.shown)
         for option in self.reading.fields:
-            option.input(guarded(self.read_anew), [self.dataset, *self.reading.fields], self.shown)
+            option.input(
+                guarded(self.read_anew), [self.dataset, *self.reading.fields], self.shown, **LATEST,
+                concurrency_id="read-anew",
+            )  # fmt: skip
         written = [self.dataset, self.reveal, *self.mapping_fields]
         for field in (self.reveal, *self.mapping_fields):
             field.input(

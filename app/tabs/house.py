@@ -8,7 +8,7 @@ from app.context import AppContext
 from app.services import base_models, datasets
 from app.services import usage as usage_service
 from app.ui import markup, prefix_view
-from app.ui.pieces import guarded, html_piece, picked
+from app.ui.pieces import LATEST, guarded, html_piece, picked
 
 Updates = tuple[Any, ...]
 
@@ -36,7 +36,8 @@ class HousePanel:
     def wire(self) -> None:
         """Ties what the user does to the services."""
         for piece in (self.usage, self.datasets, self.models):
-            piece.select(guarded(self.ask), None, [self.doomed, self.question, self.choice])
+            asked = [self.doomed, self.question, self.choice]
+            piece.select(guarded(self.ask), None, asked, **LATEST, concurrency_id="ask-before-deleting")
         self.keep.click(lambda: gr.Group(visible=False), None, self.choice)
         gone = self.confirm.click(guarded(self.remove), self.doomed, None)
         gone.success(guarded(self.show), None, self.shown)
@@ -65,10 +66,14 @@ class HousePanel:
         kind, target = picked(event)
         words = {
             "cache": "Delete the token ids of large tables? The next training on one of them takes a little longer.",
-            "dataset": "Delete this data set with all its versions? Prefixes trained on it stay.",
+            "dataset": f"Delete {self._dataset_name(target)} with all its versions? Prefixes trained on it stay.",
             "model": f"Delete the downloaded files of {target}? Its prefixes stay and work again once it is fetched.",
         }
         return (kind, target), markup.notice(words[kind], "warn"), gr.Group(visible=True)
+
+    def _dataset_name(self, dataset_id: str) -> str:
+        named = {each["id"]: each["name"] for each in datasets.listing(self.context)}
+        return markup.isolated_text(named.get(dataset_id, "this data set"))
 
     def remove(self, doomed: tuple[str, str]) -> None:
         """Deletes what was asked for, unless something needs it."""

@@ -7,18 +7,20 @@ from typing import Any
 import gradio as gr
 
 from app.context import AppContext
-from app.services import jobs
+from app.services import jobs, snapshots
 from app.services.compare_runs import MAX_RUNS
 from app.services.health import queue_notice
+from app.services.moments import UNDER_WAY
 from app.tabs.compare_runs import CompareRuns
 from app.tabs.copy_panel import CopyPanel
 from app.tabs.waiting_panel import WaitingPanel
 from app.ui import compare_runs_view, job_view, markup
-from app.ui.pieces import guarded, html_piece, picked
+from app.ui.pieces import LATEST, guarded, html_piece, picked
 
 ENDED = ("succeeded", "failed", "cancelled")
+COMPARE, COMPARE_NOW = "Compare", "Ask it as it is now"
 BUTTONS = {
-    "stop": "Stop…", "compare": "Compare", "download": "Download", "pause": "Pause", "resume": "Resume",
+    "stop": "Stop…", "compare": COMPARE, "download": "Download", "pause": "Pause", "resume": "Resume",
     "retry": "Try again", "earlier": "Earlier", "later": "Later", "duplicate": "Run a copy…", "delete": "Delete…",
 }  # fmt: skip
 PIECES = ("state", "verdict", "curve", "samples", "details", "log")
@@ -70,7 +72,7 @@ class JobsTab:
         with gr.Group(visible=False) as self.stop_choice:
             gr.HTML(markup.notice("Stop this job? What it has learned or answered so far can be kept.", "warn"))
             with gr.Row():
-                self.go_on = gr.Button("Go on training", elem_id="job-go-on")
+                self.go_on = gr.Button("Let it go on", elem_id="job-go-on")
                 self.keep = gr.Button("Stop and keep", variant="primary", elem_id="job-keep")
                 self.discard = gr.Button("Discard", variant="stop", elem_id="job-discard")
         with gr.Group(visible=False) as self.delete_choice:
@@ -108,9 +110,14 @@ class JobsTab:
     def wire(self) -> None:
         """Ties what the user does to the services."""
         for piece in (self.cards, self.bar):
-            piece.select(guarded(self.press), self.inputs, self.shown, show_progress="hidden")
+            piece.select(
+                guarded(self.press), self.inputs, self.shown, show_progress="hidden", **LATEST,
+                concurrency_id="press-job",
+            )  # fmt: skip
         self.timer.tick(guarded(self.refresh), self.inputs, self.shown, show_progress="hidden")
-        self.runs.only.input(guarded(self.refresh), self.inputs, self.shown, show_progress="hidden")
+        self.runs.only.input(
+            guarded(self.refresh), self.inputs, self.shown, show_progress="hidden", trigger_mode="always_last"
+        )
         closed = self.runs.close.click(lambda: False, None, self.comparing)
         closed.then(guarded(self.refresh), self.inputs, self.shown)
         choices = [self.stop_choice, self.delete_choice]
@@ -148,12 +155,21 @@ class JobsTab:
             comparing = True
         elif kind == "clear-marks":
             marked, comparing = [], False
-        return self.refresh(chosen, marked, comparing, seen, only)
+        return self._read(chosen, marked, comparing, seen, only)
 
     def refresh(
         self, chosen: str | None, marked: list[str], comparing: bool, seen: dict[str, str], only: bool
     ) -> Updates:
-        """Reads the state of things and updates only what has changed, so that nothing flickers."""
+        """Reads the state of things; the choice is left alone, since a card may have been pressed meanwhile."""
+        given = (chosen, marked, comparing)
+        told = self._read(chosen, marked, comparing, seen, only)
+        choice = [gr.skip() if new == old else new for new, old in zip(told, given, strict=False)]
+        return *choice, *told[len(given) :]
+
+    def _read(
+        self, chosen: str | None, marked: list[str], comparing: bool, seen: dict[str, str], only: bool
+    ) -> Updates:
+        """What is to be shown; only what has changed is sent, so that nothing flickers."""
         listed = jobs.listing(self.context)
         names = {each["id"]: each["name"] for each in listed}
         chosen = chosen if chosen in names else next(iter(names), None)
@@ -180,6 +196,7 @@ class JobsTab:
         if job_id is None:
             return dict.fromkeys(PIECES, "") | _buttons(None) | self.waiting.values(None, listed)
         job = jobs.describe(self.context, job_id)
+        has_state = job["status"] in UNDER_WAY and bool(snapshots.of_job(self.context, job_id))
         return {
             "state": job_view.state_line(job),
             "verdict": job_view.verdict(job),
@@ -187,7 +204,7 @@ class JobsTab:
             "samples": job_view.samples(job_id, jobs.sample_history(self.context, job_id)),
             "details": job_view.details(job),
             "log": job_view.log(jobs.log_lines(self.context, job_id)),
-            **_buttons(job),
+            **_buttons(job, has_state=has_state),
             **self.waiting.values(job, listed),
         }
 
@@ -195,15 +212,20 @@ class JobsTab:
         act(self.context, job_id)
 
 
-def _buttons(job: dict[str, Any] | None) -> dict[str, Any]:
-    """Which buttons the state of a job offers; the download's link is its address."""
+def _buttons(job: dict[str, Any] | None, *, has_state: bool = False) -> dict[str, Any]:
+    """Which buttons the state of a job offers; the download's link is its address.
+
+    Args:
+        job: As it stands.
+        has_state: Whether it is under way and a state of it can be asked already.
+    """
     status = job["status"] if job else ""
     prefix_id = job.get("prefix_id") if job else None
     works_on = (job or {}).get("answers")
     address = f"/api/v1/prefixes/{prefix_id}/download" if prefix_id else works_on["download"] if works_on else None
     return {
         "stop": status == "running",
-        "compare": bool(prefix_id),
+        "compare": {"visible": bool(prefix_id) or has_state, "value": COMPARE_NOW if has_state else COMPARE},
         "download": {"link": address, "visible": bool(address)},
         "pause": status in ("running", "queued"),
         "resume": status == "paused",

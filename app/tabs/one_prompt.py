@@ -14,8 +14,8 @@ from app.tabs.current import Current, begun
 from app.tabs.keep_panel import KeepPanel
 from app.tabs.prompt_panel import NO_TEMPLATE, PromptPanel, columns_of
 from app.tabs.running import RunningAnswers
-from app.ui import compare_view, markup
-from app.ui.pieces import guarded, html_piece, picked, sentence
+from app.ui import compare_view
+from app.ui.pieces import LATEST, guarded, html_piece, picked
 from storage.errors import InvalidInputError
 
 Shown = dict[Any, Any]
@@ -86,7 +86,7 @@ class OnePrompt:
             )
         self.stop.click(self.running.cancel, None, None)
         self.clear.click(self.forget, None, self.shown)
-        self.panes.select(self.choose_token, self.current, self.detail, show_progress="hidden")
+        self.panes.select(self.choose_token, self.current, self.detail, show_progress="hidden", **LATEST)
         keep = self.keep_panel
         keep.save.click(guarded(keep.keep), [self.current, keep.name], keep.shown)
 
@@ -161,7 +161,7 @@ class OnePrompt:
             except Exception as fault:
                 if not self.running.is_latest(request.session_hash, cancelled):
                     return
-                told = markup.notice(sentence(fault), "bad")
+                told = compare_view.refused(fault, again="play-answer")
                 yield {**self._buttons(is_running=False), self.panes: told, self.detail: "", self.current: None}
                 return
             if self.running.is_latest(request.session_hash, cancelled):

@@ -5,8 +5,8 @@ from typing import Any
 import gradio as gr
 
 from app.context import AppContext
-from app.services import base_models, comparisons, prefixes
-from app.services.columns import FULL_STRENGTH, column_of, key_of
+from app.services import base_models, comparisons, jobs, prefixes
+from app.services.columns import FULL_STRENGTH, JOB, column_of, key_of
 from app.tabs.blind_vote import BlindVote
 from app.tabs.columns_panel import Choice, ColumnsPanel, chosen_before
 from app.tabs.current import reopened
@@ -63,13 +63,13 @@ class PlaygroundTab:
     def wire(self) -> None:
         """Ties what the user does to the services."""
         columns, saved = self.columns, self.saved
-        columns.base.input(guarded(self.show), self.inputs[1:-1], self.form, show_progress="hidden")
-        for control in (columns.chosen, self.one.prompt_panel.kind):
-            # Gradio would else drop a choice that is made while the one before it is still being read.
-            control.input(
-                guarded(self.show_chosen), self.inputs[1:-1], self.followers, show_progress="hidden",
-                trigger_mode="always_last",
-            )  # fmt: skip
+        # Gradio would else drop a choice that is made while the one before it is still being read.
+        for control, show, shown in (
+            (columns.base, self.show_base, [self.form[0], *self.form[2:]]),
+            (columns.chosen, self.show_chosen, self.followers),
+            (self.one.prompt_panel.kind, self.show_chosen, self.followers),
+        ):
+            control.input(guarded(show), self.inputs[1:-1], shown, show_progress="hidden", trigger_mode="always_last")
         self.one.wire()
         self.many.wire()
         self.blind.wire()
@@ -89,6 +89,13 @@ class PlaygroundTab:
         """Offers the columns there are, and the fields of the first chosen prefix."""
         return self._shown(self.columns.choice(base, chosen), percent, at, kind)
 
+    def show_base(
+        self, base: str | None, chosen: list[str] | None, percent: int, at: dict[str, str] | None, kind: str
+    ) -> Updates:
+        """What follows from another base, which itself is left alone: the next one may be chosen already."""
+        source, _, *others = self.show(base, chosen, percent, at, kind)
+        return source, *others
+
     def show_chosen(
         self, base: str | None, chosen: list[str] | None, percent: int, at: dict[str, str] | None, kind: str
     ) -> Updates:
@@ -99,8 +106,14 @@ class PlaygroundTab:
     def show_prefix(self, prefix_id: str) -> Updates:
         """A prefix beside its base."""
         prefix = prefixes.describe(self.context, prefix_id)
-        chosen = [key_of(column_of(prefix["base_model"])), key_of(column_of(prefix["name"]))]
-        return self.show(prefix["base_model"], chosen, FULL_STRENGTH, None, FIELDS)
+        return self._beside_base(prefix["base_model"], prefix["name"])
+
+    def show_training(self, job_id: str) -> Updates:
+        """The latest state of a training beside its base; the time slider leads to the earlier ones."""
+        return self._beside_base(jobs.describe(self.context, job_id)["base_model"], f"{JOB}{job_id}")
+
+    def _beside_base(self, base: str, model: str) -> Updates:
+        return self.show(base, [key_of(column_of(base)), key_of(column_of(model))], FULL_STRENGTH, None, FIELDS)
 
     def visit(self, wanted: str | None, *given: Any) -> Shown:
         """Opens what the address names; else looks for new prefixes, and what is filled in already stays."""

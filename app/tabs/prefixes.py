@@ -10,7 +10,7 @@ from app.services import base_models, prefixes
 from app.tabs.answer_panel import AnswerPanel
 from app.tabs.house import HousePanel
 from app.ui import markup, prefix_view
-from app.ui.pieces import guarded, html_piece, picked, sentence
+from app.ui.pieces import LATEST, guarded, html_piece, picked, sentence
 
 Updates = tuple[Any, ...]
 
@@ -72,7 +72,7 @@ class PrefixesTab:
 
     def wire(self) -> None:
         """Ties what the user does to the services."""
-        self.cards.select(guarded(self.choose), None, self.shown)
+        self.cards.select(guarded(self.choose), None, self.shown, **LATEST)
         self.with_rows.change(guarded(self._address), [self.chosen, self.with_rows], self.download)
         given = [self.upload, self.chosen, self.foreign_base]
         self.upload.upload(guarded(self.take_zip), given, [*self.shown, self.notice])

@@ -6,6 +6,11 @@ from typing import Any
 from app.ui import markup
 
 MAX_COUNTS = 12
+FORMATS = {"csv": "CSV", "jsonl": "JSONL", "parquet": "Parquet"}
+STOPPING = {
+    "keep": "Stopping; the answers so far are being kept …",
+    "pause": "Pausing; the answers so far are kept, and it goes on behind them …",
+}
 SHARES = {"answered": "Answered", "left_out": "Too long, left out", "cut": "Cut by the context"}
 
 
@@ -48,9 +53,12 @@ def downloads(job: dict[str, Any]) -> str:
     address = job["answers"]["download"]
     if not address:
         return ""
+    ways = [(f"?format={form}", label) for form, label in FORMATS.items()]
+    if job["answers"]["format"] == "xlsx":
+        # As it came, which is CSV for the rare table that outgrows a sheet.
+        ways.insert(0, ("", "Excel"))
     links = [
-        f'<a class="ps-action" href="{markup.escape(address)}?format={form}" download>{label}</a>'
-        for form, label in (("csv", "CSV"), ("jsonl", "JSONL"), ("parquet", "Parquet"))
+        f'<a class="ps-action" href="{markup.escape(address + query)}" download>{label}</a>' for query, label in ways
     ]
     return f'<span class="ps-chips">{"".join(links)}</span>'
 
@@ -64,8 +72,8 @@ def sentence(job: dict[str, Any]) -> str | None:
         if metrics.get("rows_per_second"):
             parts.append(f"{metrics['rows_per_second']:,.1f} rows/s")
         return ", ".join(parts) + "."
-    if job["status"] == "running" and job.get("stop_request") == "keep":
-        return "Stopping; the answers so far are being kept …"
+    if job["status"] == "running" and job.get("stop_request") in STOPPING:
+        return STOPPING[job["stop_request"]]
     if job["status"] == "paused":
         return f"Paused after {done}."
     if job["status"] == "succeeded":

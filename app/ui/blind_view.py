@@ -7,6 +7,16 @@ from app.ui import markup
 from app.ui.compare_view import Comparison
 
 LETTERS = "AB"
+_TITLE = '<p class="ps-title">{}</p>'
+
+
+def rules() -> str:
+    """How the vote goes, and why it is about two at a time."""
+    return (
+        '<p class="ps-lead">Two of the chosen columns answer at a time, without their names and in an order drawn by '
+        "chance; two answers can be judged more surely than six. With three or more columns chosen, the pair with the "
+        "fewest votes comes next, so that every column meets every other.</p>"
+    )
 
 
 def waiting() -> str:
@@ -42,7 +52,25 @@ def tally(pairs: Sequence[dict[str, Any]]) -> str:
     if not pairs:
         return markup.empty("No votes yet", "Each vote is counted here, pair by pair, with how sure the count is.")
     headers = ("Pair", "Votes", "Share of the first", "What it says")
-    return markup.table(headers, [_pair(pair) for pair in pairs], "Tally of blind votes")
+    return _TITLE.format("Pair by pair") + markup.table(
+        headers, [_pair(pair) for pair in pairs], "Tally of blind votes"
+    )
+
+
+def standings(columns: Sequence[dict[str, Any]]) -> str:
+    """How every column stands against all others together; nothing while one pair says it all."""
+    if not columns:
+        return ""
+    headers = ("Column", "Votes", "Preferred to the others")
+    return _TITLE.format("All columns") + markup.table(headers, [_standing(each) for each in columns], "All columns")
+
+
+def _standing(column: dict[str, Any]) -> list[str]:
+    name = (
+        f"<strong>{markup.isolated(column['label'])}</strong><small>on {markup.isolated(column['base_model'])}</small>"
+    )
+    votes = f"{column['wins']:,} : {column['losses']:,}<small>{markup.count(column['ties'], 'tie')}</small>"
+    return [name, votes, _share(column)]
 
 
 def _ballot(letter: str, text: str) -> str:
@@ -57,13 +85,16 @@ def _pair(pair: dict[str, Any]) -> list[str]:
     votes = f"{wins:,} : {losses:,}<small>{markup.count(pair['ties'], 'tie')}</small>"
     if pair["share"] is None:
         return [names, votes, "–", "Only ties so far."]
-    low, share, high = (100 * pair[name] for name in ("low", "share", "high"))
+    return [names, votes, _share(pair), _sentence(first, second, pair)]
+
+
+def _share(counted: dict[str, Any]) -> str:
+    low, share, high = (100 * counted[name] for name in ("low", "share", "high"))
     span = (
         f'<span class="ps-span" aria-hidden="true"><i style="width:{share:.1f}%"></i>'
         f'<b style="left:{low:.1f}%;width:{high - low:.1f}%"></b></span>'
     )
-    figure = f'<span class="ps-nowrap">{share:.0f} %</span><small>95 % interval {low:.0f} to {high:.0f} %</small>{span}'
-    return [names, votes, figure, _sentence(first, second, pair)]
+    return f'<span class="ps-nowrap">{share:.0f} %</span><small>95 % interval {low:.0f} to {high:.0f} %</small>{span}'
 
 
 def _sentence(first: str, second: str, pair: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from app.ui import markup, token_view
+from app.ui.pieces import sentence
+from storage.errors import BusyError
 
 REASONS = {"stop": "ended by itself", "length": "cut at the limit", "cancelled": "stopped"}
 WEAK_KL = 1e-4
@@ -42,6 +44,13 @@ class Comparison:
     panes: list[Pane]
     prompt: str = ""
     proof: dict[str, Any] = field(default_factory=dict)
+    is_waiting: bool = False
+    """Whether the model server has no place for it yet."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything of it has been answered."""
+        return bool(self.prompt) or any(pane.tokens for pane in self.panes)
 
     def take(self, event: dict[str, Any]) -> None:
         """Adds what one event of the stream brings.
@@ -49,6 +58,7 @@ class Comparison:
         Args:
             event: As `/v1/compare` sends it: a piece of text for a column, its end, its explanation, or the proof.
         """
+        self.is_waiting = False
         if "proof" in event:
             self.proof = event["proof"] or {}
         if "prompt" in event:
@@ -94,7 +104,8 @@ def panes(comparison: Comparison) -> str:
     """The columns; on a phone they stack."""
     shown = "".join(_pane(pane, index) for index, pane in enumerate(comparison.panes))
     explained = any(pane.explained for pane in comparison.panes)
-    return f'<div class="ps-panes">{shown}</div>{token_view.legend() if explained else ""}'
+    waits = waiting_for_place() if comparison.is_waiting else ""
+    return f'{waits}<div class="ps-panes">{shown}</div>{token_view.legend() if explained else ""}'
 
 
 def proof(comparison: Comparison) -> str:
@@ -127,6 +138,24 @@ def waiting() -> str:
 def starting() -> str:
     """What stands in the panes' place while the model server starts."""
     return markup.notice("The model server is starting; this takes a few seconds …")
+
+
+def waiting_for_place() -> str:
+    """What stands above the panes while the model server answers as many others as it takes."""
+    return markup.notice("The model server answers as many requests as it takes at once; waiting for a free place …")
+
+
+def refused(fault: Exception, *, again: str) -> str:
+    """What stands in the panes' place where there are no answers; what may go well a moment later is offered again.
+
+    Args:
+        fault: Why there are none.
+        again: Id of the button that asks.
+    """
+    if not isinstance(fault, BusyError):
+        return markup.notice(sentence(fault), "bad")
+    button = f'<button type="button" class="ps-action" data-page-action="press" data-press="{again}">Try again</button>'
+    return f'{markup.notice(fault.message, "warn")}<p class="ps-again">{button}</p>'
 
 
 def _base_proof(comparison: Comparison) -> str:

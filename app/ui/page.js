@@ -30,6 +30,7 @@
       field.focus();
       field.setSelectionRange(at + button.dataset.text.length, at + button.dataset.text.length);
     }
+    if (button.dataset.pageAction === "press") document.getElementById(button.dataset.press)?.click();
     if (button.dataset.pageAction === "copy") {
       const source = document.getElementById(button.dataset.source);
       if (source) navigator.clipboard.writeText(source.textContent);

@@ -90,7 +90,10 @@ class Page:
         return gr.Tabs(selected="jobs"), gr.Timer(active=True), False
 
     def _compare_job(self, job_id: str) -> tuple[Any, ...]:
-        return self._compare_prefix(jobs.describe(self.context, job_id)["prefix_id"])
+        """The prefix of a job, or while there is none its latest state, beside the base."""
+        prefix_id = jobs.describe(self.context, job_id)["prefix_id"]
+        shown = self.playground.show_prefix(prefix_id) if prefix_id else self.playground.show_training(job_id)
+        return gr.Tabs(selected="playground"), gr.Timer(active=False), *shown
 
     def _compare_prefix(self, prefix_id: str) -> tuple[Any, ...]:
         return gr.Tabs(selected="playground"), gr.Timer(active=False), *self.playground.show_prefix(prefix_id)

@@ -16,6 +16,13 @@ logger = logging.getLogger(__name__)
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
+LATEST: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_limit": 1}
+"""For events of which the last has to count although an earlier one is still being answered.
+
+Gradio drops them otherwise ("once"), or forgets which button was pressed ("always_last"). They are answered one after
+the other, so that what the last one shows stays; several that show the same share a `concurrency_id` beside it.
+"""
+
 PICK_SCRIPT = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-kind]');
