@@ -26,6 +26,13 @@ class LeaseLostError(StudioError):
     http_status = 409
 
 
+class DiscardedError(StudioError):
+    """The user has discarded the job in the meantime, so its result is not published."""
+
+    code = "discarded"
+    http_status = 409
+
+
 @dataclass(frozen=True)
 class NewEvent:
     """One thing that happened in an attempt.
@@ -111,9 +118,10 @@ class Lease:
 
         Raises:
             LeaseLostError: The attempt has ended.
+            DiscardedError: Its user has discarded the job; nothing was written.
         """
         job = get_job(session, self.job_id)
-        self._end(session, JobStatus.SUCCEEDED, stopped_early=stopped_early)
+        self._succeed(session, stopped_early=stopped_early)
         fields = {
             "dataset_version_id": job.dataset_version_id,
             "base_model_id": job.base_model_id,
@@ -138,8 +146,9 @@ class Lease:
 
         Raises:
             LeaseLostError: The attempt has ended.
+            DiscardedError: Its user has discarded the job; nothing was written.
         """
-        self._end(session, JobStatus.SUCCEEDED, metrics=metrics, stopped_early=stopped_early)
+        self._succeed(session, metrics=metrics, stopped_early=stopped_early)
 
     def fail(self, session: Session, error: dict[str, Any]) -> None:
         """Ends the job with an error.
@@ -194,6 +203,13 @@ class Lease:
             status = JobStatus.PAUSED if job.stop_request == StopRequest.PAUSE else JobStatus.QUEUED
             self._leave(session, status, reason=reason, lost_attempts=lost)
         return status
+
+    def _succeed(self, session: Session, **values: Any) -> None:
+        """A user who was told that nothing is kept may rely on it, however late that was."""
+        # The renewal takes the row, so that no wish comes between the look and the end.
+        if self.renew(session) == StopRequest.DISCARD:
+            raise DiscardedError(f"The job {self.job_id} was discarded by its user, so its result is not published.")
+        self._end(session, JobStatus.SUCCEEDED, **values)
 
     def _end(self, session: Session, status: JobStatus, **values: Any) -> None:
         self._write(session, status=status, finished_at=now(), stop_request=None, **_FREE, **values)

@@ -82,7 +82,7 @@ class PaperTrainer:
         if not finished and asked not in (StopRequest.KEEP, StopRequest.DISCARD):
             self._checkpoint(step, total)
         with self.database.write() as session:
-            if asked == StopRequest.DISCARD:
+            if asked == StopRequest.DISCARD or self.lease.renew(session) == StopRequest.DISCARD:
                 self.lease.cancel(session)
             elif finished or asked == StopRequest.KEEP:
                 self.lease.succeed(session, prefix_of(total), stopped_early=not finished)

@@ -1,5 +1,6 @@
 """Checkpoints: read back as written, refused when a single byte has changed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,28 @@ def test_cut_or_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(DamagedCheckpointError, match="cannot be read"):
         read_checkpoint(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the names of open files are read from /proc")
+def test_bytes_of_a_checkpoint_are_synced_before_its_name_and_that_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        done.append(f"sync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        fsync(descriptor)
+
+    def watched_replace(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(Path, "replace", watched_replace)
+    write_checkpoint(tmp_path / "state", STATE)
+    unfinished = f".state.{os.getpid()}.tmp"
+    assert done == [f"sync {unfinished}", f"rename {unfinished}", f"sync {tmp_path.name}"]
 
 
 def test_failed_write_leaves_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -17,20 +15,20 @@ from sqlalchemy import select
 
 from storage.artifacts import ArtifactStore
 from storage.database import Database, open_database
-from storage.errors import ConflictError
-from storage.jobs import events_after, get_job, request_stop
-from storage.lease import LeaseLostError
+from storage.jobs import events_after, get_job
+from storage.lease import Lease, LeaseLostError
 from storage.schema.job import Job, JobStatus
 from storage.schema.prefix import Prefix
 from storage.settings import Settings
 from storage.sweep import Sweeper
 from tests.paper_trainer import final_sum
-from tests.stored import PREFIX_FIELDS, add_job, claim
+from tests.stored import add_job, claim
 from worker.dispatcher import Dispatcher
 from worker.downloader import Downloader
 from worker.executor import LocalExecutor
 from worker.training.recorder import Recorder
 
+ROOT = Path(__file__).parents[1]
 PAPER = ("-m", "tests.paper_trainer", "--steps", "30", "--step-s", "0.03", "--checkpoint-every", "5")
 KILLS_ITSELF = ("-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 DIES_BETWEEN_FILE_AND_ROW = """
@@ -172,8 +170,7 @@ def test_kill_of_the_dispatcher_loses_nothing(
         "settings = read_settings({'PREFIX_STUDIO_HOME': sys.argv[1]}); database = open_database(settings)\n"
         "Queue(settings, database, *PAPER, '--home', sys.argv[1]).run_until(lambda: False)"
     )
-    root = Path(__file__).parents[1]
-    killed = subprocess.Popen([sys.executable, "-c", code, str(settings.home)], cwd=root)
+    killed = subprocess.Popen([sys.executable, "-c", code, str(settings.home)], cwd=ROOT)
     second = start(*PAPER, "--home", str(settings.home))
     until(lambda: second.job(job_id).step > 3)
     killed.send_signal(signal.SIGKILL)
@@ -206,39 +203,21 @@ def test_what_is_told_while_the_database_is_locked_is_written_afterwards(
         assert (steps, get_job(session, job_id).step) == ([1, 2, 3], 3)
 
 
-def test_discard_that_races_the_completion_leaves_one_end(database: Database) -> None:
-    ends = Counter[str]()
-    for number in range(20):
-        job_id = submit(database, f"job {number}")
-        lease = claim(database)
-        start = threading.Barrier(2)
-
-        def discard(job_id: str = job_id, start: threading.Barrier = start) -> None:
-            start.wait()
-            try:
-                with database.write() as session:
-                    request_stop(session, job_id, keep=False)
-            except ConflictError:
-                return  # it had succeeded already, and is told so
-
-        thread = threading.Thread(target=discard)
-        thread.start()
-        start.wait()
-        try:
-            with database.write() as session:
-                if get_job(session, job_id).stop_request is None:
-                    lease.succeed(session, PREFIX_FIELDS)
-                else:
-                    lease.cancel(session)
-        finally:
-            thread.join()
-        with pytest.raises(LeaseLostError, match="no longer owns it"), database.write() as session:
-            lease.cancel(session)
+def test_discard_that_races_the_completion_in_another_process_leaves_one_end(
+    database: Database, settings: Settings
+) -> None:
+    job_ids = [submit(database, f"job {number}") for number in range(40)]
+    assert [claim(database).job_id for _ in job_ids] == job_ids
+    command = [sys.executable, "-m", "tests.rivals", "end", settings.database_url, *job_ids]
+    told = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120).stdout.split("\n")
+    discarded = {line.partition(" ")[0] for line in told if line}
+    for job_id in job_ids:
         with database.read() as session:
-            told = [event.data["status"] for event in events_after(session, job_id) if event.kind == "state"]
+            ends = [event.data["status"] for event in events_after(session, job_id) if event.kind == "state"][2:]
+            job = get_job(session, job_id)
             num_prefixes = len(session.scalars(select(Prefix).where(Prefix.job_id == job_id)).all())
-        assert told[:2] == ["queued", "running"]
-        assert len(told) == 3
-        assert num_prefixes == (told[2] == "succeeded")
-        ends[told[2]] += 1
-    assert sum(ends.values()) == 20
+        # Whoever was told that the job is discarded finds no prefix of it, and nobody else loses one.
+        assert ends == ["cancelled" if job_id in discarded else "succeeded"]
+        assert (job.status.value, job.stop_request, num_prefixes) == (ends[0], None, job_id not in discarded)
+        with pytest.raises(LeaseLostError, match="no longer owns it"), database.write() as session:
+            Lease(job_id, 1).cancel(session)

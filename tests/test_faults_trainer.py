@@ -9,12 +9,14 @@ import pytest
 from storage.artifacts import ArtifactStore
 from storage.checkpoints import list_checkpoints
 from storage.database import open_database
-from storage.prefixes import get_prefix
+from storage.prefixes import get_prefix, list_prefixes
 from storage.schema.job import JobStatus
 from storage.settings import Settings
+from storage.snapshots import list_snapshots
 from tests.fault_bench import RealQueue, hasty_settings, kill_while_writing
 from tests.tiny import tiny_base_folder
 from tests.trainer_bench import Role
+from tests.trainer_nursery import FATAL
 from worker.engine.checkpoint import read_checkpoint
 
 SEED = 7
@@ -71,6 +73,24 @@ def test_trainer_killed_at_random_and_in_a_checkpoint_gives_the_prefix_of_an_unb
     assert (queue.role.job(killed).attempt, queue.role.job(killed).lost_attempts) == (3, 2)
     assert prefix_hash(queue, killed) == prefix_hash(queue, straight)
     assert [path for path in left if path.exists()] == []
+
+
+def test_trainer_killed_between_the_file_of_its_prefix_and_the_row_publishes_it_once(queue: RealQueue) -> None:
+    before = set(queue.role.store.hashes())
+    job_id = queue.role.submit(max_steps=4, eval_every=2)
+    (queue.role.workplace.settings.home / "run" / f"{FATAL}-{job_id}").touch()
+    queue.run_until(lambda: queue.role.job(job_id).attempt == 2)
+    (left,) = set(queue.role.store.hashes()) - before - looks_of(queue, job_id)
+    queue.run_until(lambda: queue.ended(job_id))
+    assert queue.role.job(job_id).lost_attempts == 1
+    assert prefix_hash(queue, job_id) == left
+    with queue.role.database.read() as session:
+        assert len(list_prefixes(session)) == 1
+
+
+def looks_of(queue: RealQueue, job_id: str) -> set[str]:
+    with queue.role.database.read() as session:
+        return {snapshot.artifact_hash for snapshot in list_snapshots(session, job_id)}
 
 
 def steps_of(queue: RealQueue, job_id: str, attempt: int) -> list[int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import Phase
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ from storage.jobs import (
     resume_job,
     retry_job,
 )
-from storage.lease import Lease, NewEvent, Progress
+from storage.lease import DiscardedError, Lease, NewEvent, Progress
 from storage.lease_watch import LeaseWatch
 from storage.order import PRIORITIES, move_job, set_priority, start_after
 from storage.queue import claim_next, has_queued
@@ -109,6 +110,10 @@ class QueueRules(QueueDriver):
     @rule(data=st.data(), end=st.sampled_from(sorted(ENDS)))
     def end(self, data: st.DataObject, end: str) -> None:
         lease, is_live = self.a_lease(data)
+        if is_live and end == "succeeded" and self.model.jobs[lease.job_id].asked == StopRequest.DISCARD:
+            with pytest.raises(DiscardedError, match="discarded by its user"), self.database.write() as session:
+                ENDS[end](lease, session)
+            return
         self.write_as(lease, is_live, lambda session: ENDS[end](lease, session))
         if is_live:
             self.model.jobs[lease.job_id].enter(JobStatus(end))

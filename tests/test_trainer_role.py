@@ -27,6 +27,7 @@ from storage.schema.job import JobStatus
 from storage.settings import Settings
 from tests.tiny import tiny_base_folder
 from tests.trainer_bench import Role
+from worker.engine import update
 from worker.engine.events import Event, StepMetrics
 from worker.engine.families import geometry
 from worker.engine.prefix_file import read_prefix_file
@@ -282,6 +283,19 @@ def test_lost_lease_ends_the_attempt_without_another_write(role: Role) -> None:
         taken = claim_next(session, "other")
     assert taken is not None
     assert taken.attempt == 2
+
+
+def test_loss_that_is_no_number_publishes_nothing(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = update.target_nll
+    monkeypatch.setattr(update, "target_nll", lambda *told: losses(*told) * float("nan"))
+    role.submit()
+    job = role.run()
+    assert (job.status, job.prefix_id) == (JobStatus.FAILED, None)
+    assert job.error is not None
+    assert job.error["code"] == "diverged"
+    assert "stopped being a number" in job.error["message"]
+    with role.database.read() as session:
+        assert list_prefixes(session) == []
 
 
 def test_rows_longer_than_the_context_fail_with_a_sentence(role: Role) -> None:

@@ -12,15 +12,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from storage.children import spawn, stop
+from storage.lease import Lease
+from storage.settings import read_settings
 from worker.executor import Ended
 from worker.training.assignment import Assignment
 
 ROOT = Path(__file__).parents[1]
 LOOK_S = 0.01
+FATAL = "dies-publishing"
+"""A file of that name and a job's id, in the home's folder `run`: the job's trainer dies between file and row."""
 
 
 class NurseryExecutor:
@@ -118,11 +124,12 @@ def train(assignment: str) -> None:
 def nurse() -> None:
     """Forks a trainer for each line, and tells of each that ends, until stdin is closed."""
     import worker.trainer  # noqa: F401
-    from worker.training import comparison, samples
+    from worker.training import comparison, publish, samples
 
     # Tests that kill are not about answers, which take most of the time of a tiny job.
     samples.MAX_NEW_TOKENS = 2
     comparison.MIN_BUDGET_S = 0.5
+    publish.keep_exact = partial(die_if_told, publish.keep_exact)
     trainers: dict[int, str] = {}
     awake, told = os.pipe()
     for end in (awake, told):
@@ -148,6 +155,15 @@ def nurse() -> None:
                         train(assignment)
                     trainers[pid] = assignment
                     print(pid, assignment, flush=True)
+
+
+def die_if_told(keep_exact: Callable[..., None], session: Any, lease: Lease, *snapshot: Any) -> None:
+    """Before the first row of a publication, whose file is stored by then: dies once where a file asks for it."""
+    fatal = read_settings().home / "run" / f"{FATAL}-{lease.job_id}"
+    if fatal.exists():
+        fatal.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    keep_exact(session, lease, *snapshot)
 
 
 def tell_of_ended(trainers: dict[int, str]) -> None:

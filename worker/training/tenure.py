@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.disk import DiskFullError
 from storage.errors import BusyError, StudioError
-from storage.lease import Lease, LeaseLostError
+from storage.lease import DiscardedError, Lease, LeaseLostError
 from storage.logs import log_job
 from storage.schema.job import StopRequest
 from worker.engine.device_memory import is_out_of_memory
@@ -74,7 +74,7 @@ class Tenure:
             return
         with log_job(self.assignment.job_id):
             try:
-                outcome = act()
+                outcome = _unless_discarded(act)
                 if outcome is None or self.is_over:
                     return
                 self._end(outcome)
@@ -147,3 +147,11 @@ class Tenure:
                 if attempt == END_ATTEMPTS:
                     raise
                 time.sleep(PAUSE_S)
+
+
+def _unless_discarded(act: Callable[[], Outcome | None]) -> Outcome | None:
+    """What a part of the attempt comes to, also where its user was quicker than its publication."""
+    try:
+        return act()
+    except DiscardedError:
+        return Outcome.DISCARDED
