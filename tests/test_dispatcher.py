@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app.services.health import HoldUps
 from storage.base_models import BaseModelRecord, get_base_model_by_id, register
 from storage.database import Database
 from storage.datasets import create_dataset
@@ -249,9 +250,15 @@ def test_training_waits_until_there_is_room(
     (job,) = queue({})
     dispatcher.tick()
     assert (executor.trainers, look_up(database, job).status) == ([], JobStatus.QUEUED)
+    dispatcher.tick()
+    told = HoldUps(settings).sentence(job)
+    assert told is not None
+    assert told.startswith("Waits for memory: it needs about ")
     memory.free = 10**12
     dispatcher.tick()
     assert executor.trainers == [[Assignment(job, 1)]]
+    dispatcher.tick()
+    assert HoldUps(settings).sentence(job) is None
 
 
 def test_job_of_a_trainer_that_died_runs_again_at_once(

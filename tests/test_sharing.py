@@ -81,11 +81,13 @@ def test_training_waits_for_an_answer_to_end_but_not_for_ever(settings: Settings
     answering = FakeRunner(device, "answering", 8 * GIGABYTE, is_idle=False)
     room = Room(settings, device, asking(device), clock)
     assert not room.is_there("a", None, 4 * GIGABYTE)
+    assert room.waits["a"].startswith("Waits for memory: it needs about 4.0 GB, and 2.0 GB are free while a base model")
     assert answering.is_loaded
     clock.now = MAX_WAIT_S / 2
     assert not room.is_there("a", None, 4 * GIGABYTE)
     answering.is_idle = True
     assert room.is_there("a", None, 4 * GIGABYTE)
+    assert room.waits == {}
     assert not answering.is_loaded
 
     FakeRunner(device, "endless", 8 * GIGABYTE, is_idle=False)

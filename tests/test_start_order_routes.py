@@ -1,5 +1,7 @@
 """Priority and waiting for other jobs through REST: at submission, later, and for copies."""
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.main import create_app
+from storage import disk
 from storage.database import Database
 from storage.lease import Lease
 from storage.settings import Settings
@@ -154,3 +157,30 @@ def test_copy_starts_after_its_original(
     assert copy["recipe"]["seed"] == changes.get("recipe", {}).get("seed", 0)
     end(database, claim(database), "failed")
     assert claim(database).job_id == copy["id"]
+
+
+def test_job_says_why_it_does_not_start_though_its_turn_has_come(
+    client: TestClient, dataset: str, first: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(job_id: str) -> str | None:
+        answer = client.get(f"/api/v1/jobs/{job_id}").json()["waits_because"]
+        assert {each["id"]: each["waits_because"] for each in client.get("/api/v1/jobs").json()}[job_id] == answer
+        return None if answer is None else str(answer)
+
+    def beat(**state: Any) -> None:
+        (settings.home / "run").mkdir(exist_ok=True)
+        (settings.home / "run" / "dispatcher.json").write_text(json.dumps({"at": time.time(), **state}))
+
+    second = submit(client, dataset, name="second", starts_after=first)["id"]
+    beat()
+    assert (told(first), told(second)) == (None, None)
+    beat(waits={first: "Waits for memory: it needs more."})
+    assert (told(first), told(second)) == ("Waits for memory: it needs more.", None)
+    beat(at=time.time() - 60.0)
+    assert "dispatcher, which does not answer" in (told(first) or "")
+    beat(fault="The database is in use.")
+    assert told(first) == "Waits until work can go on. The database is in use."
+    monkeypatch.setattr(disk, "MIN_ROOM_BYTES", 10**18)
+    assert "room on the disk" in (told(first) or "")
+    assert told(second) is None
+    assert "waits" not in client.get("/healthz").json()["roles"]["dispatcher"]

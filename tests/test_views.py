@@ -30,6 +30,7 @@ def a_model(**changes: Any) -> dict[str, Any]:
     [
         ({}, "Waiting for its turn."),
         ({"jobs_ahead": 2}, "2 jobs before it"),
+        ({"waits_because": "Waits for memory: it needs more."}, "Waits for memory: it needs more."),
         ({"status": "running", "stage": "Loading the base model"}, "Loading the base model …"),
         ({"status": "running", "step": 140, "max_steps": 400, "eta_s": 120}, "Step 140 of 400, about 2 min left."),
         ({"status": "failed", "error": {"message": "The disk is full."}}, "The disk is full."),

@@ -84,6 +84,7 @@ class Dispatcher:
         self._clock = clock
         self._watch = LeaseWatch(settings.lease_s, clock, self._is_gone)
         self._fault: str | None = None
+        self._waits: dict[str, str] = {}
         self._beat_at: float | None = None
         self._watch_at: float | None = None
         self._sweeper = Sweeper(kept_checkpoints=settings.kept_checkpoints, clock=clock)
@@ -139,9 +140,12 @@ class Dispatcher:
             jobs = startable_jobs(session, limit=num_free * MAX_JOBS)
             works = [look_at(session, job, device) for job in jobs]
         if not jobs:
+            self._tell_of_waits({})
             return False
         if self.room and not self.room.is_there(jobs[0].id, device, works[0].needed_bytes):
+            self._tell_of_waits(self.room.waits)
             return False
+        self._tell_of_waits({})
         wanted = [job.id for job in jobs[: company(works, num_free, device)]]
         leases = self._claim(wanted)
         if not leases:
@@ -152,6 +156,11 @@ class Dispatcher:
         self._together.update(dict.fromkeys(assignments, assignments))
         self.executor.start(assignments)
         return True
+
+    def _tell_of_waits(self, waits: dict[str, str]) -> None:
+        """Lets the next heartbeat come at once where it has something new to say of jobs that wait."""
+        if waits != self._waits:
+            self._waits, self._beat_at = dict(waits), None
 
     def _claim(self, wanted: Sequence[str]) -> list[Lease]:
         """Claims jobs one after another for as long as each of them is the first in the queue."""
@@ -216,7 +225,8 @@ class Dispatcher:
         fault = self._fault if self.database.is_free(FREE_AFTER_S) else BUSY
         path = heartbeat_file(self.settings)
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {"pid": os.getpid(), "at": time.time(), "running": [str(assignment) for assignment in self._running]}
+        running = [str(assignment) for assignment in self._running]
+        state = {"pid": os.getpid(), "at": time.time(), "running": running, "waits": self._waits}
         if fault is not None:
             state["fault"] = fault
         temporary = path.with_suffix(".tmp")

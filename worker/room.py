@@ -38,6 +38,9 @@ class Room:
         memory: Reads what is free.
         ask: Asks the inference role.
         clock: Seconds that never go back.
+
+    Attributes:
+        waits: Why a training does not start yet, a sentence by the id of its job.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Room:
         self._ask = ask or ask_to_unload
         self._clock = clock
         self._waiting: dict[str, float] = {}
+        self.waits: dict[str, str] = {}
 
     def is_there(self, job_id: str, device: str | None, needed_bytes: int) -> bool:
         """Whether a training may start now; False at most for `MAX_WAIT_S`, and only while it helps to wait.
@@ -61,17 +65,26 @@ class Room:
             device: The GPU, or None for the machine's own memory.
             needed_bytes: What it takes; 0 where that is not known.
         """
-        if self._is_free(device, needed_bytes) or self._has_waited(job_id):
-            self._waiting.pop(job_id, None)
-            return True
-        is_in_use = self._ask(self._settings, needed_bytes)
-        if self._is_free(device, needed_bytes) or not is_in_use:
-            self._waiting.pop(job_id, None)
-            return True
-        if job_id not in self._waiting:
+        is_there = (
+            self._is_free(device, needed_bytes)
+            or self._has_waited(job_id)
+            or not self._ask(self._settings, needed_bytes)
+            or self._is_free(device, needed_bytes)
+        )
+        if is_there:
+            self._waiting, self.waits = {}, {}
+        elif job_id not in self._waiting:
             logger.info("job %s waits for memory: %d MB, while a base model answers", job_id, needed_bytes // 10**6)
             self._waiting = {job_id: self._clock()}
-        return False
+            self.waits = {job_id: self._sentence(device, needed_bytes)}
+        return is_there
+
+    def _sentence(self, device: str | None, needed_bytes: int) -> str:
+        free_bytes = self._memory.free_bytes(device) or 0
+        return (
+            f"Waits for memory: it needs about {needed_bytes / 1e9:,.1f} GB, and {free_bytes / 1e9:,.1f} GB are free "
+            f"while a base model answers. It starts once that is done, after {MAX_WAIT_S:.0f} seconds at the latest."
+        )
 
     def _is_free(self, device: str | None, needed_bytes: int) -> bool:
         free = self._memory.free_bytes(device) if needed_bytes else None

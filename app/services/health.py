@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +44,8 @@ def read_address(settings: Settings) -> InferenceAddress | None:
 
 def roles(settings: Settings) -> dict[str, Any]:
     """The state of every role: `ready`, `starting` or `stopped`."""
-    return {"web": {"state": "ready"}, "dispatcher": _dispatcher(settings), "inference": inference_state(settings)}
+    dispatcher = {name: value for name, value in _dispatcher(settings).items() if name != "waits"}
+    return {"web": {"state": "ready"}, "dispatcher": dispatcher, "inference": inference_state(settings)}
 
 
 def queue_notice(settings: Settings) -> str | None:
@@ -59,6 +61,39 @@ def queue_notice(settings: Settings) -> str | None:
     return str(found["fault"]) if found.get("fault") else None
 
 
+class HoldUps:
+    """Why jobs whose turn it is do not start, as far as it is known.
+
+    Args:
+        settings: Of the home folder that dispatcher and jobs live in.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        found = _dispatcher(settings)
+        self._of_all: str | None = None
+        if lack_of_room(settings):
+            self._of_all = "Waits for room on the disk, of which next to none is left. It starts once some is freed."
+        elif found["state"] == "stopped":
+            self._of_all = "Waits for the dispatcher, which does not answer at the moment and is started again."
+        elif found.get("fault"):
+            self._of_all = f"Waits until work can go on. {found['fault']}"
+        self._waits: dict[str, str] = found.get("waits", {})
+
+    def sentence(self, job_id: str) -> str | None:
+        """Why a queued job that waits for no other does not start; None where nothing but its turn is to come."""
+        return self._of_all or self._waits.get(job_id)
+
+    def tell(self, bodies: Iterable[dict[str, Any]], queue: Collection[str]) -> None:
+        """Adds `waits_because` to jobs.
+
+        Args:
+            bodies: Jobs as REST answers with them.
+            queue: Ids of those whose turn comes by itself.
+        """
+        for body in bodies:
+            body["waits_because"] = self.sentence(body["id"]) if body["id"] in queue else None
+
+
 def _dispatcher(settings: Settings) -> dict[str, Any]:
     try:
         told = json.loads((settings.home / "run" / "dispatcher.json").read_text())
@@ -68,8 +103,8 @@ def _dispatcher(settings: Settings) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         return {"state": "stopped"}
     state = "ready" if age_s < BEAT_LIMIT_S else "stopped"
-    fault = {"fault": told["fault"]} if told.get("fault") else {}
-    return {"state": state, "running": len(told.get("running") or []), "beat_age_s": round(age_s, 1), **fault}
+    more = {name: told[name] for name in ("fault", "waits") if told.get(name)}
+    return {"state": state, "running": len(told.get("running") or []), "beat_age_s": round(age_s, 1), **more}
 
 
 def inference_state(settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from app.context import AppContext
 from app.services import start_order
 from app.services.dataset_body import data_source
+from app.services.health import HoldUps
 from app.services.job_bodies import answers_body, event_body, job_body, log_lines_of
 from app.services.outlook import outlook
 from app.services.preflight import RENDERINGS, plan, refuse_misfit
@@ -87,6 +88,7 @@ def describe(context: AppContext, job_id: str) -> dict[str, Any]:
         queue, waits = _queue(session), waits_of(session, [job])
         works_on = _answers_bodies(session, [job]).get(job_id, {})
     body = job_body(job, queue) | start_order.start_body(job, waits.get(job_id)) | works_on
+    HoldUps(context.settings).tell([body], queue)
     samples = body["metrics"].pop("samples", [])
     return {**body, **named, "samples": samples, "recipe": job.recipe, "rendering": job.rendering}
 
@@ -98,6 +100,7 @@ def listing(context: AppContext) -> list[dict[str, Any]]:
         queue, waits = _queue(session), waits_of(session, jobs)
         works_on = _answers_bodies(session, jobs)
     bodies = [job_body(job, queue, with_rows=False) | start_order.start_body(job, waits.get(job.id)) for job in jobs]
+    HoldUps(context.settings).tell(bodies, queue)
     for body in bodies:
         body["metrics"].pop("samples", None)
         body |= works_on.get(body["id"], {})

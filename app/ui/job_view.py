@@ -198,6 +198,8 @@ def _sentence(job: dict[str, Any]) -> str:
     status, metrics = job["status"], job.get("metrics") or {}
     if status == "queued" and job.get("waits_for") and not job["waits_for"]["is_over"]:
         return str(job["waits_for"]["sentence"])
+    if status == "queued" and job.get("waits_because"):
+        return str(job["waits_because"])
     if status == "queued":
         ahead = job.get("jobs_ahead")
         return f"Waiting; {markup.count(ahead, 'job')} before it." if ahead else "Waiting for its turn."
