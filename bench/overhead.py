@@ -3,11 +3,17 @@
 `python -m bench.overhead [--seconds S] [--pairs N]` prints medians; its last line is one JSON object.
 
 Bare is the engine's loop alone: rows in memory, no database, no file. The job is what a trainer does from its claim to
-its published prefix: events, heartbeat, wishes, checkpoints, the prefixes of evaluations, sample answers in between,
-publication. Left out of both is what stands beside the loop and is computing that no job system adds: loading the base,
-encoding the rows, the base's own figures, the proof that it is unchanged, the comparison of the finished prefix. Pairs
-run in alternating order. `loop_percent` is the same from within the job alone: all its time outside the engine against
-that inside it, which other work on the machine disturbs less.
+its published prefix. Of its time there are three kinds:
+
+- The job system: events, heartbeat, wishes, checkpoints, the prefix of every evaluation, publication, the lease.
+  `overhead_percent` is all of it over the bare training, `system_percent` the same told from within the job: the time
+  outside the engine over that inside it, which other work on the machine disturbs less.
+- Answers that a bare training does not give, of the same job: sample answers at each evaluation and at its end.
+  `answers_percent` is their time, in percent of the bare training; it is in neither of the figures above.
+- What stands beside the loop and no job system adds: loading the base, encoding the rows, the base's own figures, the
+  proof that it is unchanged, and the verdict. Neither side of the comparison has it.
+
+Pairs run in alternating order.
 """
 
 import argparse
@@ -15,9 +21,10 @@ import json
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -35,21 +42,70 @@ from worker.training import attempt as attempt_module
 from worker.training import together as together_module
 from worker.training.attempt import Attempt
 from worker.training.inputs import encode, load_task_base, read_task
+from worker.training.keeper import Keeper
+from worker.training.recorder import Recorder
+from worker.training.samples import Samples
+from worker.training.snapshots import Snapshots
 
 STARTER = Path(__file__).parents[1] / "worker" / "starter"
 PILOT_STEPS = 10
 NUM_LOOKS = 10
 RECIPE = {"num_virtual_tokens": 16, "batch_size": 16, "learning_rate": 0.001}
-BESIDE = ("prepare", "_compare", "_proof")
-"""Parts of an attempt whose time does not count."""
+BESIDE = "beside the loop"
+ANSWERS = "sample answers"
+ENGINE = "the engine"
+PARTS: dict[str, tuple[tuple[object, str], ...]] = {
+    BESIDE: ((Attempt, "prepare"), (Attempt, "_compare"), (Attempt, "_proof")),
+    ANSWERS: ((Samples, "answer"), (Samples, "answer_in_time")),
+    "events and progress": ((Recorder, "flush"),),
+    "prefixes of evaluations": ((Snapshots, "hear"),),
+    "checkpoints": ((Keeper, "write"),),
+    "publication": ((attempt_module, "publish"),),
+}
+"""Calls of a job by what they are for; time inside another of them counts there."""
+
+
+@dataclass
+class Clock:
+    """Seconds by part, each second counted once: for the innermost part that is under way."""
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    _parts: list[str] = field(default_factory=list)
+    _since: float = 0.0
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Counts the block for a part."""
+        self._count()
+        self._parts.append(part)
+        try:
+            yield
+        finally:
+            self._count()
+            self._parts.pop()
+
+    def _count(self) -> None:
+        now = time.perf_counter()
+        if self._parts:
+            self.seconds[self._parts[-1]] += now - self._since
+        self._since = now
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of one training, as a job or bare, and those of them that were spent in the engine."""
+    """Seconds of one training by part; of a bare one all are the engine's."""
 
-    seconds: float
-    engine_s: float
+    parts: Counter[str]
+
+    @property
+    def engine_s(self) -> float:
+        """Inside the engine's loop."""
+        return self.parts[ENGINE]
+
+    @property
+    def job_s(self) -> float:
+        """All but what bare training lacks for other reasons than the job system."""
+        return sum(self.parts.values()) - self.parts[BESIDE] - self.parts[ANSWERS]
 
 
 class Bench:
@@ -73,63 +129,54 @@ class Bench:
             request_stop(session, job_id, keep=False)
         base = load_task_base(task)
         inputs = encode(task, base)
-        began = time.perf_counter()
-        events = train(base, inputs.train, inputs.validation, inputs.recipe, init_ids=inputs.init_ids)
-        assert any(isinstance(event, Finished) for event in events)
-        seconds = time.perf_counter() - began
-        return Timed(seconds, seconds)
+        clock = Clock()
+        with clock.timing(ENGINE):
+            events = train(base, inputs.train, inputs.validation, inputs.recipe, init_ids=inputs.init_ids)
+            assert any(isinstance(event, Finished) for event in events)
+        return Timed(clock.seconds)
 
     def job(self, steps: int) -> Timed:
         """The same training as a job."""
-        job_id = self._submit(steps)
+        job_id, clock = self._submit(steps), Clock()
         with ExitStack() as patches:
-            beside = [patches.enter_context(_timed_method(Attempt, name)) for name in BESIDE]
             patches.enter_context(mock.patch.object(attempt_module, "compare", return_value={}))
-            in_engine = patches.enter_context(_timed_engine())
-            began = time.perf_counter()
-            done = self.role.run()
-            seconds = time.perf_counter() - began
+            for part, calls in PARTS.items():
+                for owner, name in calls:
+                    patches.enter_context(_timed(clock, part, owner, name))
+            patches.enter_context(mock.patch.object(together_module, "train_together", _timed_engine(clock)))
+            with clock.timing("all else"):
+                done = self.role.run()
         assert (done.id, done.status) == (job_id, JobStatus.SUCCEEDED), done.error
-        return Timed(seconds - sum(map(sum, beside)), sum(in_engine))
+        return Timed(clock.seconds)
 
     def _submit(self, steps: int) -> str:
         return self.role.submit(**RECIPE, max_steps=steps, eval_every=max(1, steps // NUM_LOOKS))
 
 
-@contextmanager
-def _timed_method(owner: type, name: str) -> Iterator[list[float]]:
-    """Notes the seconds of each call."""
-    times: list[float] = []
+def _timed(clock: Clock, part: str, owner: Any, name: str) -> Any:
+    """Counts each call for a part."""
     original = getattr(owner, name)
 
     def call(*told: Any, **more: Any) -> Any:
-        began = time.perf_counter()
-        try:
+        with clock.timing(part):
             return original(*told, **more)
-        finally:
-            times.append(time.perf_counter() - began)
 
-    with mock.patch.object(owner, name, call):
-        yield times
+    return mock.patch.object(owner, name, call)
 
 
-@contextmanager
-def _timed_engine() -> Iterator[list[float]]:
-    """Notes the seconds that the engine takes from one event to the next."""
-    times: list[float] = []
+def _timed_engine(clock: Clock) -> Any:
+    """Counts what the engine takes from one event to the next."""
 
     def train_timed(*told: Any, **more: Any) -> Iterator[tuple[int, Event]]:
         events = iter(train_together(*told, **more))
         while True:
-            began = time.perf_counter()
-            event = next(events, None)
-            times.append(time.perf_counter() - began)
+            with clock.timing(ENGINE):
+                event = next(events, None)
             if event is None:
                 return
             yield event
 
-    with mock.patch.object(together_module, "train_together", train_timed):
-        yield times
+    return train_timed
 
 
 def measure(seconds: float, pairs: int) -> dict[str, float]:
@@ -140,22 +187,24 @@ def measure(seconds: float, pairs: int) -> dict[str, float]:
         pairs: How many times both run.
 
     Returns:
-        `overhead_percent` and `loop_percent`.
+        `overhead_percent`, `system_percent` and `answers_percent`.
     """
-    overheads, loops = [], []
+    found: dict[str, list[float]] = {"overhead_percent": [], "system_percent": [], "answers_percent": []}
     with tempfile.TemporaryDirectory() as name:
         bench = Bench(Path(name))
         bench.bare(PILOT_STEPS)
-        steps = max(PILOT_STEPS, round(PILOT_STEPS * seconds / bench.bare(PILOT_STEPS).seconds))
+        steps = max(PILOT_STEPS, round(PILOT_STEPS * seconds / bench.bare(PILOT_STEPS).engine_s))
         for number in range(pairs):
             order = (bench.bare, bench.job) if number % 2 == 0 else (bench.job, bench.bare)
             timed = {run.__name__: run(steps) for run in order}
             bare, job = timed["bare"], timed["job"]
-            overheads.append(100 * (job.seconds / bare.seconds - 1))
-            loops.append(100 * (job.seconds / job.engine_s - 1))
-            print(f"{steps} steps: bare {bare.seconds:.1f} s, as a job {job.seconds:.1f} s", flush=True)
+            found["overhead_percent"].append(100 * (job.job_s / bare.engine_s - 1))
+            found["system_percent"].append(100 * (job.job_s / job.engine_s - 1))
+            found["answers_percent"].append(100 * job.parts[ANSWERS] / bare.engine_s)
+            print(f"{steps} steps: bare {bare.engine_s:.1f} s, as a job {job.job_s:.1f} s, of it", flush=True)
+            print("".join(f"{part:>26} {spent:9.3f} s\n" for part, spent in job.parts.most_common()), flush=True)
         bench.database.close()
-    return {"overhead_percent": statistics.median(overheads), "loop_percent": statistics.median(loops)}
+    return {title: statistics.median(values) for title, values in found.items()}
 
 
 def main() -> None:

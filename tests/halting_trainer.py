@@ -28,7 +28,9 @@ def halting(base: Any, bank: Any, rows: Sequence[GenerationRow], end: Callable[[
 
 if __name__ == "__main__":
     answerer.stream = halting
-    recorder.FLUSH_S = 0.0  # each batch shows in the job's row, or the last would wait here to be told
+    recorder.FLUSH_S = recorder.MAX_FLUSH_S = (
+        0.0  # each batch shows in the job's row, or the last would wait here to be told
+    )
     code = trainer.main()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,18 +1,23 @@
 """What a job tells while nothing can be written: kept back, and told with its end at the latest."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from storage.artifacts import ArtifactStore
-from storage.database import Database
+from storage.database import Database, Session
 from storage.disk import disk_full
 from storage.schema.job import JobStatus
 from storage.settings import Settings
 from tests.answering_bench import AnsweringRole, food_rows
+from tests.stored import add_job, claim
 from tests.tiny import tiny_base_folder
 from tests.trainer_bench import Role
 from worker.training import attempt as attempt_module
+from worker.training import recorder as recorder_module
 from worker.training.publish import publish
 from worker.training.recorder import Recorder
 from worker.training.run import run_attempts
@@ -82,3 +87,41 @@ def test_job_that_waited_for_room_is_not_left_as_waiting(role: Role, monkeypatch
     assert role.job(job_id).status == JobStatus.SUCCEEDED
     assert told == ["Publishing the prefix"] * 3
     assert role.job(job_id).stage == "Publishing the prefix"
+
+
+@dataclass
+class SlowDisk:
+    """A clock, and a database of which each write takes so many of its seconds."""
+
+    database: Database
+    write_s: float
+    now: float = 0.0
+    writes: int = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with self.database.write() as session:
+            yield session
+        self.now += self.write_s
+        self.writes += 1
+
+
+@pytest.mark.parametrize(("write_s", "pause_s"), [(0.001, 0.4), (0.012, 1.2), (5.0, 2.0)])
+def test_slower_writes_are_made_less_often(
+    database: Database, monkeypatch: pytest.MonkeyPatch, write_s: float, pause_s: float
+) -> None:
+    with database.write() as session:
+        add_job(session)
+    disk = SlowDisk(database, write_s)
+    monkeypatch.setattr(recorder_module, "time", disk)
+    recorder = Recorder(disk, claim(database))  # type: ignore[arg-type]
+    recorder.stage("Training")
+    disk.now += pause_s - 0.01
+    recorder.add("step", {"loss": 2.0}, 1)
+    assert disk.writes == 1
+    disk.now += 0.02
+    recorder.add("step", {"loss": 1.0}, 2)
+    assert disk.writes == 2

@@ -14,6 +14,11 @@ logger = logging.getLogger(__name__)
 FLUSH_S = 0.4
 """A page shows at most two or three updates a second, and each write waits for the disk."""
 
+MAX_FLUSH_S = 2.0
+MAX_TIME_SHARE = 0.01
+"""Of the time of a training, that these writes may take: the slower one is, the longer the next waits, up to two
+seconds."""
+
 MAX_PENDING = 10_000
 
 
@@ -32,6 +37,7 @@ class Recorder:
         self._progress: dict[str, Any] = {}
         self._metrics: dict[str, Any] = {}
         self._flushed_at = 0.0
+        self._pause_s = FLUSH_S
 
     def add(self, kind: str, data: dict[str, Any], step: int | None = None) -> None:
         """Notes an event; see `NewEvent`."""
@@ -59,12 +65,14 @@ class Recorder:
         Raises:
             LeaseLostError: Another attempt owns the job.
         """
-        self._flushed_at = time.monotonic()
+        began = self._flushed_at = time.monotonic()
         if not (self._events or self._progress or self._metrics):
             return
         try:
             with self._database.write() as session:
                 self.write(session)
+            self._flushed_at = time.monotonic()
+            self._pause_s = min(max(FLUSH_S, (self._flushed_at - began) / MAX_TIME_SHARE), MAX_FLUSH_S)
         except (BusyError, DiskFullError) as error:
             if len(self._events) > MAX_PENDING:
                 raise
@@ -88,5 +96,5 @@ class Recorder:
             self.lease.record(session, self._events, progress)
 
     def _flush_when_due(self) -> None:
-        if time.monotonic() - self._flushed_at >= FLUSH_S:
+        if time.monotonic() - self._flushed_at >= self._pause_s:
             self.flush()
