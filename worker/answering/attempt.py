@@ -1,11 +1,12 @@
 """What one attempt of an answering job does: read, load, answer batch by batch, write the table, publish."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from storage.answerings import publish_answers
 from storage.database import Session
+from storage.disk import DiskFullError
 from storage.tables.view import iterate_columns
 from worker.answering.answerer import Answerer, Sampling
 from worker.answering.checkpoints import AnswerCheckpoints, patiently
@@ -14,6 +15,7 @@ from worker.answering.limits import AnswerLimits, limits_of
 from worker.answering.pace import Pace
 from worker.answering.questions import Answer, Asker, Question
 from worker.answering.result import write_answered
+from worker.answering.room import once_there_is_room
 from worker.answering.task import AnsweringTask, read_answering
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.generate import end_ids
@@ -123,15 +125,35 @@ class AnsweringAttempt:
         pace = Pace(self._recorder, journal.num_answered, num_rows)
         for batch in self._batches(prepared):
             answers = prepared.answerer.answer(batch, lambda: self._ended_by(journal) is not None)
-            if answers is not None:
-                journal.write(answers)
+            if answers is not None and self._keep(journal, answers):
                 pace.tell(journal.num_answered, batch, answers)
             if self._ended_by(journal) is not None:
                 break
         ended_by = self._ended_by(journal)
         if ended_by in (None, Outcome.PUBLISHED):
-            self._publish(prepared)
+            ended_by = self._publish(prepared)
         return ended_by or Outcome.PUBLISHED
+
+    def _keep(self, journal: Journal, answers: Sequence[Answer]) -> bool:
+        """Writes answers down; False where the disk was full until a wish ended the attempt: the next asks them again.
+
+        Raises:
+            DiskFullError: There was no room for too long.
+        """
+        was_full = False
+
+        def write() -> None:
+            nonlocal was_full
+            try:
+                journal.write(answers)
+            except DiskFullError:
+                was_full = True
+                raise
+
+        ended_by = once_there_is_room(write, self._recorder, lambda: self._ended_by(journal), keeping="the answers")
+        if was_full and ended_by is None:
+            self._recorder.stage("Answering")
+        return ended_by is None
 
     def _ended_by(self, journal: Journal) -> Outcome | None:
         """A wish that ends the answering; one to keep what there is waits until there is something."""
@@ -152,8 +174,8 @@ class AnsweringAttempt:
                     refused += [made] if isinstance(made, Answer) and not journal.has(row) else []
                     if row % LOOK_EVERY == 0 and self._ended_by(journal) is not None:
                         return
-            if refused:
-                journal.write(refused)
+            if refused and not self._keep(journal, refused):
+                return
             # Planned as if nothing were answered yet, so that an attempt that goes on has the batches of the first.
             for batch in prepared.answerer.plan(asked):
                 missing = [question for question in batch if not journal.has(question.row)]
@@ -161,13 +183,30 @@ class AnsweringAttempt:
                     yield missing
             start = stop
 
-    def _publish(self, prepared: Prepared) -> None:
+    def _publish(self, prepared: Prepared) -> Outcome | None:
+        """Keeps the answered table; on a full disk it waits for room, unless its user or the machine wishes otherwise.
+
+        Raises:
+            DiskFullError: There was no room for too long.
+        """
+
+        def wish() -> Outcome | None:
+            wished = self._wish()
+            return None if wished is Outcome.PUBLISHED else wished
+
+        return once_there_is_room(
+            lambda: self._write_and_publish(prepared), self._recorder, wish, keeping="the answered table"
+        )
+
+    def _write_and_publish(self, prepared: Prepared) -> None:
         self._recorder.stage("Writing the table")
         answering = prepared.task.answering
         path = self._mandate.store.run_folder(self._mandate.lease.job_id, self._mandate.lease.attempt) / RESULT_NAME
         columns, report = write_answered(prepared.task.table, prepared.journal, path, answering.answer_column)
-        result_hash = self._mandate.store.put_file(path)
-        path.unlink()
+        try:
+            result_hash = self._mandate.store.put_file(path)
+        finally:
+            path.unlink()
         metrics = {**report.to_dict(is_labels=prepared.limits.is_labels), "columns": columns}
         self._recorder.progress(step=prepared.journal.num_answered, eta_s=0.0)
         self._recorder.flush()

@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from storage.artifacts import sync_folder
-from storage.disk import refusing_full_disk
+from storage.disk import DiskFullError, refusing_full_disk
 from worker.answering.questions import Answer
 
 HASH_CHARACTERS = 16
@@ -37,7 +37,9 @@ class Journal:
         self.path = path
         self.num_answered = 0
         self._offsets = np.full(num_rows, -1, dtype=np.int64)
-        self._file: BinaryIO = path.open("xb+")
+        # Unbuffered, so that what a full disk refused is not written again behind the back of this class.
+        self._file = path.open("xb", buffering=0)
+        self._reader = path.open("rb")
         self._line = lru_cache(maxsize=LINES_KEPT)(self._read_line)
         self._append(_sealed(json.dumps(header)))
 
@@ -46,21 +48,25 @@ class Journal:
         for _, body in _sound_lines(earlier):
             answers = [answer for answer in _answers(body) if not self.has(answer.row)]
             if answers:
-                self._add(answers)
+                self._note(answers, self._append(_line(answers)))
 
     def write(self, answers: Sequence[Answer]) -> None:
         """Adds the answers of a batch, which are on the disk when this returns.
 
         Raises:
-            DiskFullError: There is no room.
+            DiskFullError: There is no room; the file is as it was before.
         """
-        self._add(answers)
-        self.sync()
+        offset = self._append(_line(answers))
+        try:
+            self.sync()
+        except DiskFullError:
+            self._file.truncate(offset)
+            raise
+        self._note(answers, offset)
 
     def sync(self) -> None:
         """Brings what was written to the disk."""
         with refusing_full_disk("keeping the answers"):
-            self._file.flush()
             os.fsync(self._file.fileno())
             sync_folder(self.path.parent)
 
@@ -79,24 +85,28 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+        self._reader.close()
 
-    def _add(self, answers: Sequence[Answer]) -> None:
-        body = [[answer.row, answer.text, answer.note, answer.num_tokens] for answer in answers]
-        offset = self._append(_sealed(json.dumps(body)))
+    def _note(self, answers: Sequence[Answer], offset: int) -> None:
         for answer in answers:
             self._offsets[answer.row] = offset
         self.num_answered += len(answers)
 
     def _append(self, line: bytes) -> int:
-        with refusing_full_disk("keeping the answers"):
-            offset = self._file.seek(0, os.SEEK_END)
-            self._file.write(line)
-            self._file.flush()
+        offset, rest = self._file.seek(0, os.SEEK_END), memoryview(line)
+        try:
+            with refusing_full_disk("keeping the answers"):
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except DiskFullError:
+            # A line that broke off would spoil the one behind it.
+            self._file.truncate(offset)
+            raise
         return offset
 
     def _read_line(self, offset: int) -> dict[int, Answer]:
-        self._file.seek(offset)
-        return {answer.row: answer for answer in _answers(json.loads(_body(self._file.readline()) or "[]"))}
+        self._reader.seek(offset)
+        return {answer.row: answer for answer in _answers(json.loads(_body(self._reader.readline()) or "[]"))}
 
 
 def read_header(path: Path) -> dict[str, Any] | None:
@@ -117,6 +127,10 @@ def _sound_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _answers(body: Any) -> list[Answer]:
     return [Answer(*values) for values in body] if isinstance(body, list) else []
+
+
+def _line(answers: Sequence[Answer]) -> bytes:
+    return _sealed(json.dumps([[answer.row, answer.text, answer.note, answer.num_tokens] for answer in answers]))
 
 
 def _sealed(body: str) -> bytes:

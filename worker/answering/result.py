@@ -1,7 +1,7 @@
 """The answered table: the rows that were uploaded, in their order, with one column more."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.answerings import free_column
-from storage.disk import refusing_full_disk
+from storage.disk import DiskFullError, refusing_full_disk
 from storage.tables.view import iterate_columns
 from worker.answering.journal import Journal
 from worker.answering.questions import Answer
@@ -97,17 +97,27 @@ def write_answered(table: Path, journal: Journal, target: Path, answer_column: s
     if has_notes:
         added.append(free_column([*columns, answer_column], NOTE_COLUMN))
     schema = pa.schema([(name, pa.string()) for name in [*columns, *added]])
-    with refusing_full_disk("writing the answers"), pq.ParquetWriter(target, schema, compression="zstd") as writer:
-        start = 0
-        for batch in iterate_columns(table, columns):
-            stop = start + len(batch[0])
-            answers = journal.read(start, stop)
-            texts = ["" if answer is None else answer.text for answer in answers]
-            notes = [NOT_REACHED if answer is None else answer.note for answer in answers]
-            cells = [*batch, texts, notes][: len(schema)]
-            writer.write_table(pa.table([pa.array(column, pa.string()) for column in cells], schema=schema))
-            start = stop
+    try:
+        with refusing_full_disk("writing the answers"), pq.ParquetWriter(target, schema, compression="zstd") as writer:
+            for cells in _cells_of(table, columns, journal):
+                arrays = [pa.array(column, pa.string()) for column in cells[: len(schema)]]
+                writer.write_table(pa.table(arrays, schema=schema))
+    except DiskFullError:
+        target.unlink(missing_ok=True)
+        raise
     return schema.names, report
+
+
+def _cells_of(table: Path, columns: Sequence[str], journal: Journal) -> Iterator[list[list[str]]]:
+    """The columns of the table with answers and notes behind them, a batch of rows after the other."""
+    start = 0
+    for batch in iterate_columns(table, columns):
+        stop = start + len(batch[0])
+        answers = journal.read(start, stop)
+        texts = ["" if answer is None else answer.text for answer in answers]
+        notes = [NOT_REACHED if answer is None else answer.note for answer in answers]
+        yield [*batch, texts, notes]
+        start = stop
 
 
 def _answers_of(table: Path, journal: Journal) -> Iterator[list[Answer | None]]:
