@@ -127,24 +127,6 @@ def test_parts_share_no_prompt_and_are_drawn_the_same_each_time(data_folder: Pat
     assert prepare(data_folder, TASKS["rt_polarity"], tiny_tokenizer(), SIZES).sha256 == data.sha256
 
 
-def test_a_short_test_file_is_made_up_for_by_rows_that_no_other_part_took(data_folder: Path) -> None:
-    short = "text,sentiment\n" + "".join(f"film number {index},negative\n" for index in range(4))
-    (data_folder / "rt_polarity" / "test.csv").write_text(short, encoding="utf-8")
-    data = prepare(data_folder, TASKS["rt_polarity"], tiny_tokenizer(), PartSizes(train=8, validation=4, test=10))
-    test = {row.prompt_ids for row in data.test}
-
-    assert len(test) == len(data.test) == 10
-    assert not test & {row.prompt_ids for row in [*data.train, *data.validation]}
-
-
-def test_only_so_many_test_rows_are_answered(base_folder: Path, data_folder: Path) -> None:
-    figures = Workbench(Setup(base_folder, data_folder, "float32", replace(SIZES, answered=2), max_steps=6)).run(
-        Cell("rt_polarity", "ours", 0)
-    )
-    assert len(figures["row_losses"]) == SIZES.test
-    assert len(figures["answers"]) == len(figures["row_scores"]) == 2
-
-
 def test_absent_data_is_refused_with_the_option_to_set(tmp_path: Path) -> None:
     with pytest.raises(TaskDataError, match="Name the folder that holds the tasks with --data"):
         prepare(tmp_path, TASKS["rt_polarity"], tiny_tokenizer(), SIZES)

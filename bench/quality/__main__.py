@@ -135,7 +135,7 @@ def _run_in_children(count: int) -> bool:
 
 
 def _setup(options: argparse.Namespace) -> Setup:
-    sizes = PartSizes(options.train_rows, options.validation_rows, options.test_rows, options.answered_rows)
+    sizes = PartSizes(options.train_rows, options.validation_rows, options.test_rows)
     return Setup(options.base, options.data, options.dtype, sizes, options.max_steps)
 
 
@@ -171,7 +171,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--train-rows", type=int, default=sizes.train)
     parser.add_argument("--validation-rows", type=int, default=sizes.validation)
     parser.add_argument("--test-rows", type=int, default=sizes.test)
-    parser.add_argument("--answered-rows", type=int, default=sizes.answered)
     parser.add_argument("--max-steps", type=int, help="steps of our recipe instead of the automatic number")
     parser.add_argument("--shard", help=argparse.SUPPRESS)
     return parser.parse_args()

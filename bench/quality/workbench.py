@@ -90,7 +90,7 @@ class Workbench:
             "row_tokens": [len(row.target_ids) for row in data.test],
             "data_sha256": data.sha256,
             "dtype": str(self.base.dtype).removeprefix("torch."),
-            **_answered(trained, data.answered(self.setup.sizes.answered)),
+            **_answered(trained, data),
         }
         seconds = {"seconds": time.monotonic() - began, "processor_s": time.process_time() - began_cpu}
         return {**figures, **{name: round(value, 1) for name, value in seconds.items()}}
