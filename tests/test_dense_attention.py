@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from worker.engine import dense_attention
-from worker.engine.dense_attention import attend, can_attend
+from worker.engine.dense_attention import answers_by_products, attend, attend_answers, can_attend
 
 NUM_ROWS, NUM_HEADS, NUM_KV_HEADS, WIDTH = 2, 4, 2, 8
 LENGTH, NUM_KEYS = 7, 12
@@ -85,3 +85,32 @@ def test_heads_with_masks_of_their_own_are_left_to_torch() -> None:
     assert not can_attend(query, lower_right(), {"position_bias": query})
     assert not can_attend(query, lower_right(), {"dropout": 0.1})
     assert not can_attend(query[:, :, :1], lower_right()[:, :, :1], {})
+
+
+@pytest.mark.parametrize("length", [LENGTH, 1], ids=["a piece of a prompt", "one query a row"])
+@pytest.mark.parametrize("mask_heads", [1, NUM_HEADS], ids=["one mask for all heads", "a mask a head"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_answers_by_products_are_right(dtype: torch.dtype, tolerance: float, mask_heads: int, length: int) -> None:
+    query, key, value = (tensor.detach() for tensor in make_inputs(dtype))
+    query, visible = query[:, :, -length:], lower_right(NUM_ROWS)[:, :, -length:]
+    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, -torch.inf).repeat(1, mask_heads, 1, 1)
+    room = torch.zeros(2, NUM_ROWS + 1, NUM_KV_HEADS, NUM_KEYS + 3, WIDTH, dtype=dtype)
+    room[:, :NUM_ROWS, :, :NUM_KEYS] = torch.stack([key, value])
+    kept_key, kept_value = room[:, :NUM_ROWS, :, :NUM_KEYS]
+
+    found = attend_answers(query, kept_key, kept_value, mask, 0.5)
+    right = exact((query, key, value), visible, torch.zeros(NUM_ROWS, length, NUM_HEADS, WIDTH))[0]
+    torch.testing.assert_close(found.transpose(1, 2).double(), right, atol=tolerance, rtol=0)
+    unmasked = attend_answers(query, kept_key, kept_value, None, None)
+    everything = attend_answers(query, kept_key, kept_value, torch.zeros(1, 1, 1, NUM_KEYS, dtype=dtype), WIDTH**-0.5)
+    assert torch.equal(unmasked, everything)
+
+
+def test_few_keys_and_other_number_formats_are_left_to_torch() -> None:
+    query, key, _ = (tensor.detach().bfloat16() for tensor in make_inputs(torch.bfloat16))
+    many_keys = key.repeat(1, 1, 100, 1)
+    assert answers_by_products(query[:, :, :1], many_keys)
+    assert not answers_by_products(query[:, :, :1], key)
+    assert not answers_by_products(query[:, :, :1].float(), many_keys.float())
+    assert answers_by_products(query, key)
+    assert not answers_by_products(query, key.repeat(1, 1, 1000, 1).repeat(1, 1, 10, 1))

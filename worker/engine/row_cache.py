@@ -48,13 +48,13 @@ class RowCache:
         columns = self.num_columns
         if num_columns > columns:
             columns = -(-max(num_columns, columns * 5 // 4) // COLUMN_STEP) * COLUMN_STEP
-        num_attentions, *tail = self._shape
+        num_attentions, num_kv_heads, head_dim = self._shape
         # One attention after another, so that two whole caches never stand side by side. Zeros, as a column that nobody
         # may see is still multiplied by nothing, and nothing times a random number can be none.
         for layer in range(num_attentions):
-            larger = torch.zeros(2, rows, columns, *tail, dtype=self._dtype, device=self._device)
+            larger = torch.zeros(2, rows, num_kv_heads, columns, head_dim, dtype=self._dtype, device=self._device)
             if layer < len(self._layers):
-                larger[:, : self.num_rows, : self.num_columns] = self._layers[layer]
+                larger[:, : self.num_rows, :, : self.num_columns] = self._layers[layer]
                 self._layers[layer] = larger
             else:
                 self._layers.append(larger)
@@ -73,13 +73,13 @@ class RowCache:
             prefix: `[attentions, 2, H_kv, P, D]`.
         """
         for layer, numbers in zip(self._layers, prefix, strict=True):
-            layer[:, row, : prefix.shape[3]] = numbers.transpose(1, 2)
+            layer[:, row, :, : prefix.shape[3]] = numbers
 
     def move(self, source: int, target: int, num_columns: int) -> None:
         """Copies the first columns of one row to another."""
         if source != target:
             for layer in self._layers:
-                layer[:, target, :num_columns] = layer[:, source, :num_columns]
+                layer[:, target, :, :num_columns] = layer[:, source, :, :num_columns]
 
     def places(self, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
         """Where tokens go, for `write`; valid until room is added.
@@ -88,16 +88,19 @@ class RowCache:
             rows: Of each of N tokens.
             columns: Likewise.
         """
-        flat = [row * self.num_columns + column for row, column in zip(rows, columns, strict=True)]
-        return torch.tensor(flat, device=self._device)
+        num_kv_heads = self._shape[1]
+        starts = [row * num_kv_heads * self.num_columns for row in rows]
+        first = torch.tensor([start + column for start, column in zip(starts, columns, strict=True)])
+        heads = torch.arange(num_kv_heads)[:, None] * self.num_columns
+        return (heads + first).flatten().to(self._device)
 
     def write(self, layer: int, places: Tensor, key: Tensor, value: Tensor) -> None:
         """Writes the keys and values of N tokens, each `[1, H_kv, N, D]`, to their places."""
-        kept = self._layers[layer].flatten(1, 2).flatten(2)
-        kept[0].index_copy_(0, places, key[0].transpose(0, 1).flatten(1))
-        kept[1].index_copy_(0, places, value[0].transpose(0, 1).flatten(1))
+        kept = self._layers[layer].flatten(1, 3)
+        kept[0].index_copy_(0, places, key[0].flatten(0, 1))
+        kept[1].index_copy_(0, places, value[0].flatten(0, 1))
 
     def read(self, layer: int, start: int, stop: int, num_columns: int) -> tuple[Tensor, Tensor]:
         """Keys and values `[rows, H_kv, num_columns, D]` of the rows from start to stop, not copied."""
-        kept = self._layers[layer][:, start:stop, :num_columns].transpose(2, 3)
+        kept = self._layers[layer][:, start:stop, :, :num_columns]
         return kept[0], kept[1]

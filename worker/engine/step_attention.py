@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from worker.engine.attachment import Attachment, place_in_bank
+from worker.engine.dense_attention import answers_by_products, attend_answers
 from worker.engine.relative_bias import distance_bias
 from worker.engine.row_cache import RowCache
 
@@ -228,6 +229,8 @@ def _sdpa(
 ) -> Tensor:
     """`[B, T, H, D]` of queries `[B, H, T, D]`; heads that share keys need no copies of them."""
     num_rows, num_heads, length, width = query.shape
+    if answers_by_products(query, key):
+        return attend_answers(query, key, value, mask, kwargs.get("scaling")).transpose(1, 2)
     num_kv_heads = key.shape[1]
     groups = num_heads // num_kv_heads
     if groups > 1 and length == 1:
