@@ -172,7 +172,7 @@ def main() -> None:
     for num_claimers in CLAIMERS:
         tell(claim_figures(num_claimers, count, rounds))
     tell(recovery_figures(3 if arguments.quick else 7))
-    tell(measure_overhead(8.0, 2) if arguments.quick else measure_overhead(120.0, 3))
+    tell(measure_overhead(6.0, 1) if arguments.quick else measure_overhead(120.0, 3))
     if not arguments.no_start:
         tell({"click_to_step_s": measure_start(1 if arguments.quick else 3)["click_to_step_s"]})
     print(f"load averages: {os.getloadavg()}, cores: {os.cpu_count()}")

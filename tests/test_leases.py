@@ -1,5 +1,6 @@
 """Leases: an attempt is lost when its watch has seen it silent for long enough, whatever the time of day is."""
 
+import inspect
 import os
 import signal
 import sqlite3
@@ -20,8 +21,10 @@ from storage.lease_watch import GONE, LeaseWatch, is_abandoned
 from storage.schema.base import now
 from storage.schema.job import Job, JobStatus, StopRequest
 from storage.settings import Settings
+from storage.sweep import Sweeper
 from tests.paper_trainer import LOST
 from tests.stored import add_job, claim
+from worker.dispatcher import Dispatcher
 
 ROOT = Path(__file__).parents[1]
 LEASE_S = 60.0
@@ -117,6 +120,11 @@ def test_wall_clock_that_jumps_a_day_loses_no_lease_and_keeps_none(
     watched.renew()
     assert watched.watch_for(60) == []
     assert watched.watch_for(10) == [(watched.lease, JobStatus.QUEUED)]
+
+
+@pytest.mark.parametrize("watcher", [LeaseWatch, Sweeper, Dispatcher])
+def test_whoever_watches_goes_by_a_clock_that_nobody_can_set(watcher: type) -> None:
+    assert inspect.signature(watcher).parameters["clock"].default is time.monotonic
 
 
 def test_watch_that_was_stopped_itself_gives_the_attempt_time_to_answer(watched: Watched) -> None:

@@ -47,6 +47,7 @@ class Follower:
         self._spent_before_s = 0.0
         self._tokens_per_second: float | None = None
         self._memory_bytes = 0
+        self._process = psutil.Process()
         self._sweep: list[dict[str, Any]] = []
 
     def hear(self, event: Event) -> None:
@@ -179,7 +180,7 @@ class Follower:
         """Peak of the accelerator's memory, or of this process's where it computes on the CPU."""
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
-        self._memory_bytes = max(self._memory_bytes, int(psutil.Process().memory_info().rss))
+        self._memory_bytes = max(self._memory_bytes, int(self._process.memory_info().rss))
         return self._memory_bytes
 
 
