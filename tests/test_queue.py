@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, select, text
+from sqlalchemy.dialects import sqlite
 
 from storage.checkpoints import add_checkpoint, list_checkpoints
 from storage.database import Database, open_database
 from storage.jobs import events_after, get_job, request_stop
 from storage.lease import MAX_LOST_ATTEMPTS, Lease, LeaseLostError, NewEvent, Progress
-from storage.queue import claim_next
+from storage.queue import _FIRST_QUEUED, claim_next
 from storage.schema.base import new_id
 from storage.schema.job import Job, JobStatus, StopRequest
 from storage.schema.prefix import Prefix
@@ -65,6 +66,14 @@ def test_processes_claim_each_of_many_jobs_once(migrated_database: Path, num_cla
         database.close()
         claimed = claims_of(settings, num_claimers)
     assert sorted(claimed) == sorted(["", *(f"{copy['id']} 1" for copy in [columns, *copies])])
+
+
+def test_next_job_is_the_first_of_an_index_however_many_wait(database: Database) -> None:
+    first = _FIRST_QUEUED.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    with database.read() as session:
+        plan = [row[3] for row in session.execute(text(f"EXPLAIN QUERY PLAN {first}"))]
+    assert plan[0] == "SEARCH jobs USING INDEX ix_jobs_status_priority_position (status=?)"
+    assert not [line for line in plan if "ORDER BY" in line]
 
 
 def test_claim_gives_the_first_of_the_highest_priority(database: Database) -> None:

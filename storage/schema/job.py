@@ -60,6 +60,7 @@ class Job(Owned, Base):
     """
 
     __tablename__ = "jobs"
+    # Its migration keeps priorities descending in it, the order of claiming, which alembic does not compare.
     __table_args__ = (Index("ix_jobs_status_priority_position", "status", "priority", "position"),)
 
     name: Mapped[str] = mapped_column(String(80))
