@@ -43,17 +43,31 @@ def test_chosen_fields_stay() -> None:
     assert resolved(chosen) == chosen
 
 
-def test_rates_are_compared_unless_one_is_chosen() -> None:
-    automatic = resolved()
-    assert automatic.learning_rate == 0.08
-    assert automatic.sweep == (0.04, 0.08, 0.16)
-    assert automatic.sweep_steps == 0.1 * automatic.max_steps
-    assert resolved(Recipe(learning_rate=0.01)).sweep == ()
+def test_rates_are_compared_where_the_right_one_is_not_known() -> None:
+    large = resolved(num_base_parameters=10**9)
+    assert large.learning_rate == 0.02
+    assert large.sweep == (0.01, 0.02, 0.04)
+    assert large.sweep_steps == 0.1 * large.max_steps
+    assert resolved(Recipe(learning_rate=0.01), num_base_parameters=10**9).sweep == ()
+    assert resolved(Recipe(reparameterisation="muon")).sweep == (0.04, 0.08, 0.16)
     assert resolved(Recipe(sweep=(0.1, 0.2))).sweep == (0.1, 0.2)
 
 
+def test_a_known_rate_is_trained_alone_and_for_longer() -> None:
+    alone, compared = resolved(num_train=100), resolved(Recipe(reparameterisation="muon"), num_train=100)
+    assert (alone.learning_rate, alone.sweep) == (0.05, ())
+    assert alone.max_steps > compared.max_steps
+
+
+def test_a_prefix_grows_from_input_vectors_where_it_can() -> None:
+    encoder = Geometry(**{**GEOMETRY.__dict__, "num_encoder_layers": 6})
+    assert resolved().reparameterisation == "propagated"
+    assert resolved(Recipe(method="prompt-tuning")).reparameterisation == "muon"
+    assert resolved(geometry=encoder).reparameterisation == "muon"
+
+
 def test_keys_move_slower_than_values_under_muon() -> None:
-    assert resolved().key_rate_factor == 0.3
+    assert resolved().key_rate_factor == resolved(Recipe(reparameterisation="muon")).key_rate_factor == 0.3
     assert resolved(Recipe(reparameterisation="direct")).key_rate_factor == 1.0
 
 
@@ -72,7 +86,8 @@ def test_rate_of_adamw_falls_with_the_size_of_the_base(num_parameters: int, rate
 
 @pytest.mark.parametrize(("num_parameters", "rate"), [(10**6, 0.08), (10**8, 0.049), (7 * 10**9, 0.03)])
 def test_rate_of_muon_falls_less(num_parameters: int, rate: float) -> None:
-    assert resolved(num_base_parameters=num_parameters).learning_rate == pytest.approx(rate)
+    muon = resolved(Recipe(reparameterisation="muon"), num_base_parameters=num_parameters)
+    assert muon.learning_rate == pytest.approx(rate)
 
 
 def test_input_vectors_take_larger_steps_than_keys_and_values() -> None:
@@ -91,7 +106,7 @@ def test_long_instruction_gets_a_longer_prefix_within_a_quarter_of_the_context()
 
 def test_few_rows_get_small_batches_and_enough_steps() -> None:
     few = resolved(num_train=20)
-    assert (few.batch_size, few.max_steps, few.eval_every) == (5, 300, 18)
+    assert (few.batch_size, few.max_steps, few.eval_every) == (5, 440, 27)
     many = resolved(num_train=100_000)
     assert (many.batch_size, many.max_steps) == (16, 600)
     assert resolved(num_train=1).batch_size == 1

@@ -6,15 +6,17 @@ from dataclasses import replace
 from worker.engine.families import Geometry
 from worker.engine.recipe import Method, Recipe, Reparameterisation
 
-DEFAULT_REPARAMETERISATION: Reparameterisation = "muon"
-"""Far better than vectors with offsets on new phrasings, a little behind on most real tasks; better than the MLP and
-than AdamW on the prefix's own numbers (see docs/decisions.md)."""
-
 RateBySize = tuple[tuple[float, float], ...]
 
 MUON_RATES: RateBySize = ((1e7, 0.08), (1e9, 0.03))
 """Parameters of the base to the middle of the rates that are compared, interpolated on logarithms: shares of the spread
 of real keys and values. Measured at 5 million; a larger base needs smaller changes, as the rates for AdamW show."""
+
+PROPAGATED_RATES: RateBySize = ((1e7, 0.05), (1e9, 0.02))
+"""The same for a prefix that grows from input vectors. At 5 million 0.04 to 0.08 end alike, and 0.16 worse."""
+
+MEASURED_PARAMETERS = 10_000_000
+"""Up to this size of the base one rate is enough for such a prefix; beyond it the rate is a guess, so several run."""
 
 PROMPT_FACTOR = 2.5
 """Muon's rate for prompt tuning as a multiple of a prefix's: input vectors bear larger steps (at 5 million)."""
@@ -34,7 +36,7 @@ Measured with Muon; the network of the MLP has no keys apart."""
 
 SWEEP_FACTORS = (0.5, 1.0, 2.0)
 """Rates that are compared in one pass, as multiples of the middle one. More of them would cost steps: at equal examples
-a longer training is worth more than a finer choice."""
+a longer training is worth more than a finer choice; where the rate is known, more than any choice."""
 
 RUNG = 0.1
 """Share of the steps after which the worst rate is dropped, and after as many again the next."""
@@ -47,6 +49,9 @@ TOKEN_DROPOUT = 0.1
 
 MIN_VIRTUAL_TOKENS, MAX_VIRTUAL_TOKENS = 16, 64
 MIN_STEPS, MAX_STEPS = 300, 600
+MIN_STEPS_OF_ONE_RATE = 440
+"""At least so many where no rates are compared: together about as many rows as three rates see."""
+
 EPOCHS = 13
 EVALUATIONS = 16
 
@@ -76,17 +81,19 @@ def resolve(
         A recipe with every field set.
     """
     batch_size = recipe.batch_size or _batch_size(num_train, on_gpu)
-    max_steps = recipe.max_steps or _steps(num_train, batch_size)
-    kind = recipe.reparameterisation or DEFAULT_REPARAMETERISATION
+    kind = recipe.reparameterisation or _kind(recipe.method, geometry)
     middle = _middle_rate(recipe.method, kind, num_base_parameters)
-    rates = () if recipe.learning_rate else tuple(_rounded(factor * middle) for factor in SWEEP_FACTORS)
+    is_known = kind == "propagated" and num_base_parameters <= MEASURED_PARAMETERS
+    factors = () if recipe.learning_rate or is_known else SWEEP_FACTORS
+    sweep = recipe.sweep or tuple(_rounded(factor * middle) for factor in factors)
+    max_steps = recipe.max_steps or _steps(num_train, batch_size, MIN_STEPS if sweep else MIN_STEPS_OF_ONE_RATE)
     return replace(
         recipe,
         num_virtual_tokens=recipe.num_virtual_tokens or _virtual_tokens(instruction_tokens, geometry),
         reparameterisation=kind,
         learning_rate=recipe.learning_rate or _rounded(middle),
         key_rate_factor=KEY_RATE_FACTOR[kind] if recipe.key_rate_factor is None else recipe.key_rate_factor,
-        sweep=recipe.sweep or rates,
+        sweep=sweep,
         sweep_steps=recipe.sweep_steps or max(round(RUNG * max_steps), 1),
         max_steps=max_steps,
         batch_size=batch_size,
@@ -96,8 +103,15 @@ def resolve(
     )
 
 
+def _kind(method: Method, geometry: Geometry) -> Reparameterisation:
+    """A prefix grows from input vectors where it can: not where they are all there is, nor where an encoder reads."""
+    return "muon" if method == "prompt-tuning" or geometry.has_encoder else "propagated"
+
+
 def _middle_rate(method: Method, kind: Reparameterisation, num_parameters: int) -> float:
-    if kind not in ("muon", "propagated"):
+    if kind == "propagated":
+        return interpolated(PROPAGATED_RATES, num_parameters)
+    if kind != "muon":
         return interpolated(ADAMW_RATES, num_parameters)
     return interpolated(MUON_RATES, num_parameters) * (PROMPT_FACTOR if method == "prompt-tuning" else 1.0)
 
@@ -127,5 +141,5 @@ def _batch_size(num_train: int, on_gpu: bool) -> int:
     return max(min(32 if on_gpu else 16, num_train // 4), 1)
 
 
-def _steps(num_train: int, batch_size: int) -> int:
-    return min(max(EPOCHS * math.ceil(num_train / batch_size), MIN_STEPS), MAX_STEPS)
+def _steps(num_train: int, batch_size: int, least: int) -> int:
+    return min(max(EPOCHS * math.ceil(num_train / batch_size), least), MAX_STEPS)
