@@ -13,11 +13,14 @@ from app.services import datasets
 from app.services.base_models import require_ready
 from storage.artifacts import ArtifactStore
 from storage.database import open_database
+from storage.jobs import submit_job
 from storage.migrate import migrate
 from storage.prefixes import create_prefix
+from storage.schema.job import JobStatus
 from storage.schema.prefix import Prefix
 from storage.schema.snapshot import Snapshot
 from storage.settings import read_settings
+from storage.snapshots import list_snapshots
 from tests.tiny import tiny_base_folder
 from worker.engine.families import geometry
 from worker.engine.prefix_file import PrefixArray, write_prefix_file
@@ -26,6 +29,12 @@ BASE, FIRST, SECOND = "tiny-llama", "restaurants", "<img src=x onerror=\"documen
 NUM_VIRTUAL_TOKENS = 6
 STEPS = (0, 20, 40, 60)
 JOB = "0123456789abcdef"
+PAUSED, PAUSED_STEPS = "half way", STEPS[:2]
+"""A training that is not over; it has the first states of the first prefix."""
+
+SNAPSHOT_FIELDS = (
+    "step", "validation_loss", "artifact_hash", "size_bytes", "num_virtual_tokens", "base_fingerprint", "rendering",
+)  # fmt: skip
 RENDERING: dict[str, Any] = {
     "kind": "plain",
     "template": "{facts}",
@@ -51,6 +60,7 @@ def fill_home(home: Path, models: Path) -> None:
         job_ids = dict(zip((FIRST, SECOND), (JOB, None), strict=True))
         for seed, (name, job_id) in enumerate(job_ids.items()):
             _add_prefix(context, home.parent, name, seed, {"job_id": job_id, "dataset_version_id": version_id})
+        _add_paused_training(context, version_id)
     finally:
         context.readers.close()
         context.database.close()
@@ -66,6 +76,20 @@ def _add_table(context: AppContext, path: Path) -> str:
     path.write_text(table.getvalue())
     mapping = {"template": "{facts}", "target": "notice", "instruction": "Say where to eat."}
     return str(datasets.upload(context, [(path.name, path)], mapping)["version_id"])
+
+
+def _add_paused_training(context: AppContext, version_id: str) -> None:
+    base = require_ready(context, BASE)
+    with context.database.write() as session:
+        job = submit_job(
+            session, name=PAUSED, dataset_version_id=version_id, base_model=base,
+            recipe={"method": "prefix-tuning", "seed": 0}, rendering=RENDERING,
+        )  # fmt: skip
+        job.status, job.step, job.max_steps = JobStatus.PAUSED, PAUSED_STEPS[-1], STEPS[-1]
+        for state in list_snapshots(session, JOB):
+            if state.step in PAUSED_STEPS:
+                told = {name: getattr(state, name) for name in SNAPSHOT_FIELDS}
+                session.add(Snapshot(job_id=job.id, attempt=1, **told))
 
 
 def _add_prefix(context: AppContext, folder: Path, name: str, seed: int, fields: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import open_browser, screenshot
-from tests.playground_home import BASE, FIRST, SECOND, fill_home
+from tests.busy_model_server import BusyModelServer
+from tests.contrast import low_contrast
+from tests.playground_home import BASE, FIRST, PAUSED, SECOND, fill_home
 from tests.studio import Studio
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -103,6 +105,7 @@ def test_three_columns_answer_with_proof_tokens_and_dial(page: Page, told: list[
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     expect(detail).to_contain_text("Token 4 of")
+    assert low_contrast(page) == []
     screenshot(page, "playground-1-columns")
     page.locator("#play-dial").press("Home")
     expect(page.locator("#play-strength")).to_contain_text("0 %: the base's own row")
@@ -136,6 +139,71 @@ def test_choice_that_is_made_while_the_last_is_read_counts(page: Page) -> None:
     page.get_by_role("option", name=FIRST).click()
     release(page, held)
     expect(page.locator("#play-time input")).to_be_visible()
+
+
+def test_token_that_is_chosen_while_the_last_is_read_counts(page: Page) -> None:
+    page.click("#play-random")
+    expect(page.locator("#play-expected")).to_contain_text("The answer in the data")
+    answer(page, 2)
+    held = hold_events(page)
+    tokens = page.locator("#play-panes .ps-token[data-kind]")
+    with page.expect_request(JOINS):
+        tokens.nth(1).click()
+    tokens.nth(3).click()
+    page.wait_for_timeout(100)
+    release(page, held)
+    expect(page.locator("#play-detail")).to_contain_text("Token 4 of")
+
+
+def test_card_of_a_job_that_is_pressed_while_the_last_is_read_counts(page: Page, studio: Studio) -> None:
+    for job in studio.api("GET", "/jobs"):
+        for number in range(2 if job["name"] == PAUSED else 0):
+            copy = studio.api("POST", f"/jobs/{job['id']}/duplicate", json={"name": f"copy {number}"})
+            studio.api("POST", f"/jobs/{copy['id']}/pause")
+    page.get_by_role("tab", name="Jobs", exact=True).click()
+    cards = page.locator("#job-cards .ps-card")
+    expect(cards).to_have_count(3)
+    cards.filter(has_text=PAUSED).click()
+    expect(page.locator("#job-state")).to_contain_text(PAUSED)
+    held = hold_events(page)
+    for number in range(2):
+        cards.filter(has_text=f"copy {number}").click()
+    page.wait_for_timeout(100)
+    release(page, held)
+    expect(page.locator("#job-state")).to_contain_text("copy 1")
+    page.wait_for_timeout(2500)
+    expect(page.locator("#job-state")).to_contain_text("copy 1")
+
+
+def test_training_that_is_not_over_is_asked_from_its_page(page: Page) -> None:
+    page.get_by_role("tab", name="Jobs", exact=True).click()
+    page.locator("#job-cards .ps-card", has_text=PAUSED).click()
+    expect(page.locator("#job-state")).to_contain_text(PAUSED)
+    page.get_by_role("button", name="Ask it as it is now").click()
+    expect(page.locator("#play-columns")).to_contain_text(f"{PAUSED} (in training)")
+    expect(page.locator("#play-time output")).to_contain_text("step 20")
+    page.click("#play-random")
+    expect(page.locator("#play-expected")).to_contain_text("The answer in the data")
+    answer(page, 2)
+    expect(page.locator("#play-panes .ps-pane").nth(1)).to_contain_text("step 20")
+    expect(page.locator("#play-panes .ps-pane").nth(1)).to_contain_text("prefix active")
+
+
+def test_server_that_takes_no_more_requests_is_told_and_asked_again(page: Page, studio: Studio) -> None:
+    page.click("#play-random")
+    expect(page.locator("#play-expected")).to_contain_text("The answer in the data")
+    address = studio.home / "run" / "inference.json"
+    told = address.read_text()
+    try:
+        with BusyModelServer(begins=True) as server:
+            server.announce(address)
+            page.click("#play-answer")
+            expect(page.locator("#play-panes")).to_contain_text("50 requests are open for")
+            screenshot(page, "playground-6-busy")
+    finally:
+        address.write_text(told)
+    page.get_by_role("button", name="Try again").click()
+    finished(page, 2)
 
 
 def test_dial_that_moves_on_while_the_last_stop_is_read_counts(page: Page) -> None:
@@ -199,23 +267,35 @@ def test_saved_comparison_reopens_by_its_address_and_downloads(page: Page, studi
     assert told == []
 
 
-def test_blind_vote_hides_the_names_until_it_is_given(page: Page, studio: Studio) -> None:
-    choose(page, FIRST)
-    page.get_by_role("tab", name="Blind vote", exact=True).click()
-    expect(page.locator("#blind-tally")).to_contain_text("No votes yet")
-    expect(page.locator("#blind-a")).to_be_disabled()
+def vote(page: Page, number: int) -> str:
+    """Lets a pair answer, prefers one of them, and tells who they were."""
     page.click("#blind-next")
+    expect(page.locator("#blind-reveal")).to_have_text("")
     expect(page.locator("#blind-a")).to_be_enabled()
     shown = page.locator("#blind-panes").inner_html()
     assert FIRST not in shown
     assert BASE not in shown
-    page.click("#blind-b")
+    page.click("#blind-a" if number % 2 else "#blind-b")
     expect(page.locator("#blind-reveal")).to_contain_text("your choice")
+    names = page.locator("#blind-reveal li strong").all_inner_texts()
+    return " and ".join(sorted(names))
+
+
+def test_blind_vote_hides_the_names_and_lets_every_pair_meet(page: Page, studio: Studio) -> None:
+    choose(page, FIRST, INSTRUCTION)
+    page.get_by_role("tab", name="Blind vote", exact=True).click()
+    expect(page.locator("#blind-rules")).to_contain_text("the pair with the fewest votes comes next")
+    expect(page.locator("#blind-tally")).to_contain_text("No votes yet")
+    expect(page.locator("#blind-a")).to_be_disabled()
+    assert len({vote(page, number) for number in range(3)}) == 3
     expect(page.locator("#blind-tally")).to_contain_text("95 % interval")
+    expect(page.locator("#blind-tally")).to_contain_text("All columns")
+    expect(page.locator("#blind-tally table").first.locator("tbody tr")).to_have_count(3)
     expect(page.locator("#blind-b")).to_be_disabled()
+    assert low_contrast(page) == []
     screenshot(page, "playground-4-blind")
-    (pair,) = studio.api("GET", "/comparisons/votes")
-    assert (sum(pair["wins"]), pair["ties"]) == (1, 0)
+    pairs = studio.api("GET", "/comparisons/votes")
+    assert [(sum(pair["wins"]), pair["ties"]) for pair in pairs] == [(1, 0)] * 3
 
 
 def test_chat_keeps_a_conversation_for_each_column(page: Page) -> None:

@@ -5,12 +5,14 @@ import re
 from html import unescape
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from app.services.columns import column_of
 from app.services.moments import spread
 from app.tabs.columns_panel import chosen_before, wire_columns
-from app.tabs.time_panel import at_moment
+from app.tabs.running import RunningAnswers
+from app.tabs.time_panel import TimePanel, at_moment
 from app.ui import blind_view, compare_view, saved_view, token_view
 from app.ui.compare_view import Comparison, Pane
 from app.ui.slider_view import slider
@@ -143,6 +145,32 @@ def test_strength_and_time_are_those_of_prefixes_alone() -> None:
     assert at_moment([column_of("mine")], None) == [column_of("mine")]
     with pytest.raises(InvalidInputError, match="No column is chosen"):
         wire_columns("tiny", [], 100, None)
+
+
+def test_slider_that_rests_at_a_stop_asks_for_that_moment_and_its_button_for_all() -> None:
+    moments = [{"words": f"step {step}", "model": f"mine@{step}"} for step in (0, 20, 40)]
+
+    def took(kind: str, target: str) -> tuple[dict[str, str] | None, list[str] | None]:
+        return TimePanel.take(
+            {"of": "mine", "model": "mine"}, moments, gr.EventData(None, {"kind": kind, "target": target})
+        )
+
+    assert took("stop", "1") == ({"of": "mine", "model": "mine@20"}, None)
+    assert took("stages", "") == ({"of": "mine", "model": "mine"}, ["mine@0", "mine@20", "mine@40"])
+
+
+def test_stop_and_a_new_question_end_the_answer_of_the_same_browser_tab_alone() -> None:
+    running = RunningAnswers()
+    with running.track("mine") as first, running.track("other") as other:
+        with running.track("mine") as second:
+            assert first.is_set()
+            assert running.is_latest("mine", second)
+            assert not second.is_set()
+            running.cancel(gr.Request(session_hash="mine"))
+            assert second.is_set()
+        assert not other.is_set()
+        running.cancel(gr.Request(session_hash="nobody"))
+        assert not other.is_set()
 
 
 def test_choice_is_found_again_from_the_columns_it_gave() -> None:

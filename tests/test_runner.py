@@ -18,6 +18,7 @@ from worker.inference.fair_queue import FairQueue
 from worker.inference.kept_prefixes import KeptPrefixes
 from worker.inference.limits import Limits
 from worker.inference.pace import FEWEST, MOST, Pace
+from worker.inference.prepared import prepare
 from worker.inference.prompts import RawPrompt
 from worker.inference.registry import BaseEntry, PrefixEntry, Registry, Target
 from worker.inference.requests import Sampling
@@ -156,6 +157,13 @@ def test_comparison_is_proven_and_strength_zero_is_the_base(resident: Resident) 
     ids = [[e.token_id for e in events if isinstance(e, Piece) and e.column == index] for index in range(3)]
     assert ids[0] == ids[2] != ids[1]
     assert [started.prefix_tokens for started in events[0]] == [0, 4, 0]
+
+
+def test_strength_that_is_asked_for_is_the_one_that_is_computed(resident: Resident) -> None:
+    strengths = (0.0, 0.3, 1.0)
+    prepared = prepare(resident, batch_of([column(prefix=0, strength=each) for each in strengths], sampling()))
+    assert [row.strength for row in prepared.rows] == list(strengths)
+    assert [prefix is None for prefix in prepared.prefixes] == [True, False, False]
 
 
 def test_one_client_leaves_room_for_others_and_clients_take_turns(resident: Resident) -> None:

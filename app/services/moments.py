@@ -5,6 +5,7 @@ from typing import Any
 from app.context import AppContext
 from app.services import jobs, prefixes, snapshots
 from app.services.columns import JOB
+from storage.jobs import get_job
 
 UNDER_WAY = ("queued", "running", "paused")
 
@@ -34,8 +35,9 @@ def source_of(context: AppContext, model: str, listed: list[dict[str, Any]]) -> 
         listed: What `prefixes.listing` gives.
     """
     if model.startswith(JOB):
-        told = jobs.describe(context, model.removeprefix(JOB))
-        kept = {name: told.get(name) for name in ("base_model", "rendering", "dataset_version_id")}
+        with context.database.read() as session:
+            job = get_job(session, model.removeprefix(JOB))
+        kept = {name: getattr(job, name) for name in ("base_model", "rendering", "dataset_version_id")}
         return {"id": None, "name": model, **kept}
     prefix = next((each for each in listed if each["name"] == model), None)
     return prefixes.describe(context, prefix["id"]) if prefix else None

@@ -55,7 +55,9 @@ class BlindVote:
         self.ballot = gr.State(None)
         html_piece(blind_view.rules(), elem_id="blind-rules")
         with gr.Row(equal_height=False, elem_classes="ps-ends"):
-            self.source = gr.Radio([ROW, PROMPT], value=ROW, label="Ask with", scale=3, elem_id="blind-source")
+            self.source = gr.Radio(
+                [ROW, PROMPT], value=ROW, label="Ask with", scale=3, min_width=280, elem_id="blind-source"
+            )
             self.next = gr.Button("Next pair", variant="primary", scale=1, min_width=140, elem_id="blind-next")
         self.question = html_piece(elem_id="blind-question")
         self.panes = html_piece(blind_view.waiting(), elem_id="blind-panes")

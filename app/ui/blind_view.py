@@ -51,7 +51,7 @@ def tally(pairs: Sequence[dict[str, Any]]) -> str:
     """How every pair stands."""
     if not pairs:
         return markup.empty("No votes yet", "Each vote is counted here, pair by pair, with how sure the count is.")
-    headers = ("Pair", "Votes", "Share of the first", "What it says")
+    headers = ("Pair", "Votes", "Share of the first")
     return _TITLE.format("Pair by pair") + markup.table(
         headers, [_pair(pair) for pair in pairs], "Tally of blind votes"
     )
@@ -80,12 +80,13 @@ def _ballot(letter: str, text: str) -> str:
 
 def _pair(pair: dict[str, Any]) -> list[str]:
     first, second = (markup.isolated(label) for label in pair["labels"])
-    names = f"<strong>{first}</strong> against {second}<small>on {markup.isolated(pair['base_model'])}</small>"
+    says = "Only ties so far." if pair["share"] is None else _sentence(first, second, pair)
+    names = f"<strong>{first}</strong> against {second}<small>on {markup.isolated(pair['base_model'])}</small>{says}"
     wins, losses = pair["wins"]
     votes = f"{wins:,} : {losses:,}<small>{markup.count(pair['ties'], 'tie')}</small>"
     if pair["share"] is None:
-        return [names, votes, "–", "Only ties so far."]
-    return [names, votes, _share(pair), _sentence(first, second, pair)]
+        return [names, votes, "–"]
+    return [names, votes, _share(pair)]
 
 
 def _share(counted: dict[str, Any]) -> str:
