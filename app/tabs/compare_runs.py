@@ -17,7 +17,7 @@ class CompareRuns:
         self.context = context
         with gr.Row(elem_classes="ps-ends"):
             self.only = gr.Checkbox(True, label="Settings: differences only", elem_id="runs-only-differences")
-            self.close = gr.Button("Back to the job", size="md", min_width=120, scale=0, elem_id="runs-close")
+            self.close = gr.Button("Back to the job", size="md", min_width=150, scale=0, elem_id="runs-close")
         self.curves = html_piece(elem_id="runs-curves")
         self.results = html_piece(elem_id="runs-results")
         self.settings = html_piece(elem_id="runs-settings")

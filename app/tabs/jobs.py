@@ -63,7 +63,7 @@ class JobsTab:
         with gr.Row(elem_classes="ps-tight"):
             self.buttons = {
                 name: gr.Button(
-                    label, visible=False, size="md", min_width=96, elem_id=f"job-{name}",
+                    label, visible=False, size="md", min_width=150 if name == "compare" else 96, elem_id=f"job-{name}",
                     variant="primary" if name == "compare" else "secondary",
                 )
                 for name, label in BUTTONS.items()
@@ -72,14 +72,16 @@ class JobsTab:
         with gr.Group(visible=False) as self.stop_choice:
             gr.HTML(markup.notice("Stop this job? What it has learned or answered so far can be kept.", "warn"))
             with gr.Row():
-                self.go_on = gr.Button("Let it go on", elem_id="job-go-on")
-                self.keep = gr.Button("Stop and keep", variant="primary", elem_id="job-keep")
-                self.discard = gr.Button("Discard", variant="stop", elem_id="job-discard")
+                self.go_on = gr.Button("Let it go on", size="md", min_width=110, elem_id="job-go-on")
+                self.keep = gr.Button("Stop and keep", variant="primary", size="md", min_width=110, elem_id="job-keep")
+                self.discard = gr.Button("Discard", variant="stop", size="md", min_width=110, elem_id="job-discard")
         with gr.Group(visible=False) as self.delete_choice:
             gr.HTML(markup.notice(DELETE, "warn"))
             with gr.Row():
-                self.keep_job = gr.Button("Keep it")
-                self.delete_job = gr.Button("Delete", variant="stop", elem_id="job-delete-confirm")
+                self.keep_job = gr.Button("Keep it", size="md", min_width=110)
+                self.delete_job = gr.Button(
+                    "Delete", variant="stop", size="md", min_width=110, elem_id="job-delete-confirm"
+                )
         self.copy = CopyPanel(self.context)
         self.waiting = WaitingPanel(self.context)
         self.verdict = html_piece(elem_id="job-verdict")

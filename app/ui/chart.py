@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.ui.markup import escape
 
 WIDTH, HEIGHT = 720, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 30
 MAX_POINTS = 400
 
 Point = tuple[float, float]
@@ -92,7 +92,8 @@ def grid(low: float, high: float, last: int, place: Place) -> str:
     for part in range(5):
         step = round(last * part / 4)
         x, y = place((step, low))
-        parts.append(f'<text class="ps-tick" x="{x:.1f}" y="{y + 20:.1f}" text-anchor="middle">{step}</text>')
+        anchor = "end" if part == 4 else "middle"  # the last one ends with the axis, or its figures would be cut
+        parts.append(f'<text class="ps-tick" x="{x:.1f}" y="{y + 20:.1f}" text-anchor="{anchor}">{step:,}</text>')
     return "".join(parts)
 
 
@@ -108,7 +109,7 @@ def _legend(curve: Curve) -> str:
     entries = ['<span><i class="ps-key-train"></i>training</span>']
     entries.append('<span><i class="ps-key-validation"></i>held-out rows</span>')
     if curve.best_step is not None:
-        entries.append(f'<span><i class="ps-key-best"></i>kept: step {curve.best_step}</span>')
+        entries.append(f'<span><i class="ps-key-best"></i>kept: step {curve.best_step:,}</span>')
     for index, (name, loss) in enumerate(curve.levels):
         entries.append(f'<span><i class="ps-key-level ps-level-{index}"></i>{escape(name)}, {loss:.2f}</span>')
     return f'<div class="ps-legend">{"".join(entries)}</div>'
