@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from tests.tiny import tiny_base_folder
 from worker.engine.bank import NO_PREFIX
@@ -88,3 +89,22 @@ def test_distance_is_that_of_a_prefix_that_was_asked_the_same(base: LoadedBase) 
     assert proof is not None
     assert proof.prefix_kl is None
     assert prove(base, rows[1:], first_logits(base, (rows[1], prefix(base)))) is None
+
+
+def test_full_strength_is_the_prefix_as_stock_attention_reads_it_from_a_cache(base: LoadedBase) -> None:
+    """100 % on the dial is the trained prefix itself: nothing of ours takes part in what it is held against."""
+    numbers, asked = prefix(base), row(slot=0)
+    (ours,) = first_logits(base, (asked, numbers))
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(numbers):
+        cache.update(keys[None], values[None], layer)
+    installed = base.model.config._attn_implementation
+    base.model.set_attn_implementation("sdpa")
+    try:
+        with torch.no_grad():
+            stock = base.model(input_ids=torch.tensor([asked.prompt_ids]), past_key_values=cache).logits[0, -1]
+    finally:
+        base.model.set_attn_implementation(installed)
+    assert torch.allclose(ours, stock, atol=TOLERANCE)
+    weaker = first_logits(base, (replace(asked, strength=0.98), numbers))[0]
+    assert float((weaker - stock).abs().max()) > TOLERANCE
