@@ -1,7 +1,6 @@
 """The page's colours in light and dark: every text on what may be behind it, as WCAG 2.1 AA asks for."""
 
 import re
-from pathlib import Path
 
 import gradio as gr
 import pytest
