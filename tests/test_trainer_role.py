@@ -25,6 +25,7 @@ from storage.prefixes import get_prefix, list_prefixes
 from storage.queue import claim_next
 from storage.schema.job import JobStatus
 from storage.settings import Settings
+from storage.snapshots import list_snapshots
 from tests.tiny import tiny_base_folder
 from tests.trainer_bench import Role
 from worker.engine import update
@@ -123,6 +124,23 @@ def pause_in_training(role: Role, job: str, monkeypatch: pytest.MonkeyPatch) -> 
     with monkeypatch.context() as patched:
         patched.setattr(together_module, "train_together", paused)
         assert role.run().status == JobStatus.PAUSED
+
+
+def test_discard_at_the_moment_of_publication_holds(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = role.submit()
+    publish = attempt_module.publish
+
+    def publish_too_late(*told: Any) -> str:
+        with role.database.write() as session:
+            request_stop(session, job_id, keep=False)
+        return publish(*told)
+
+    monkeypatch.setattr(attempt_module, "publish", publish_too_late)
+    job = role.run()
+    assert (job.status, job.error, job.prefix_id) == (JobStatus.CANCELLED, None, None)
+    assert list(role.store.run_folder(job_id, 1).glob("*.safetensors")) == []
+    with role.database.read() as session:
+        assert (list_prefixes(session), list_snapshots(session, job_id)) == ([], [])
 
 
 def test_pause_and_resume_give_the_prefix_of_an_uninterrupted_run(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
