@@ -179,7 +179,7 @@ def test_training_that_is_not_over_is_asked_from_its_page(page: Page) -> None:
     page.get_by_role("tab", name="Jobs", exact=True).click()
     page.locator("#job-cards .ps-card", has_text=PAUSED).click()
     expect(page.locator("#job-state")).to_contain_text(PAUSED)
-    page.get_by_role("button", name="Ask it as it is now").click()
+    page.get_by_role("button", name="Ask it now").click()
     expect(page.locator("#play-columns")).to_contain_text(f"{PAUSED} (in training)")
     expect(page.locator("#play-time output")).to_contain_text("step 20")
     page.click("#play-random")

@@ -89,6 +89,17 @@ def test_stamp_tells_of_base_and_of_every_prefix() -> None:
     assert "no untouched base among the columns" in compare_view.proof(without)
 
 
+@pytest.mark.parametrize(("gap", "words"), [(2e-7, "equal the untouched"), (0.06, "as far as 16 bits are exact")])
+def test_stamp_does_not_call_equal_what_16_bits_have_rounded(gap: float, words: str) -> None:
+    state = Comparison([Pane("base", "", finish_reason="stop")], proof={"base_verified": True, "max_difference": gap})
+    assert words in compare_view.proof(state)
+
+
+@pytest.mark.parametrize(("speed", "words"), [(0.4, "0.4 tokens/s"), (1234.6, "1,235 tokens/s")])
+def test_slow_answers_have_a_speed_too(speed: float, words: str) -> None:
+    assert words in compare_view.panes(Comparison([Pane("base", "", tokens=3, tokens_per_second=speed)]))
+
+
 def test_explanation_that_comes_after_the_end_is_taken() -> None:
     state = Comparison([Pane("mine", "")])
     for event in (

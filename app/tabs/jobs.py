@@ -18,7 +18,7 @@ from app.ui import compare_runs_view, job_view, markup
 from app.ui.pieces import LATEST, guarded, html_piece, picked
 
 ENDED = ("succeeded", "failed", "cancelled")
-COMPARE, COMPARE_NOW = "Compare", "Ask it as it is now"
+COMPARE, COMPARE_NOW = "Compare", "Ask it now"
 BUTTONS = {
     "stop": "Stop…", "compare": COMPARE, "download": "Download", "pause": "Pause", "resume": "Resume",
     "retry": "Try again", "earlier": "Earlier", "later": "Later", "duplicate": "Run a copy…", "delete": "Delete…",

@@ -8,6 +8,9 @@ from app.ui.pieces import sentence
 from storage.errors import BusyError
 
 REASONS = {"stop": "ended by itself", "length": "cut at the limit", "cancelled": "stopped"}
+EXACT = 1e-4
+"""Largest difference of a logit that is rounding in 32 bits; a verified base that differs more is computed in 16."""
+
 WEAK_KL = 1e-4
 """Mean KL in nats below which a prefix is said to change nothing."""
 
@@ -166,7 +169,13 @@ def _base_proof(comparison: Comparison) -> str:
     gap = stamp.get("max_difference")
     shown = f" (largest difference {gap:.1e})" if gap is not None else ""
     if stamp["base_verified"]:
-        return markup.badge("base verified", "good") + f" its numbers equal the untouched model's{shown}"
+        is_rounded = gap is not None and gap > EXACT
+        words = (
+            "agree with the untouched model's as far as 16 bits are exact"
+            if is_rounded
+            else "equal the untouched model's"
+        )
+        return markup.badge("base verified", "good") + f" its numbers {words}{shown}"
     return markup.badge("base differs", "bad") + f" from the untouched model{shown}"
 
 
@@ -209,7 +218,8 @@ def _figures(pane: Pane) -> list[str]:
     if pane.tokens:
         figures.append(markup.count(pane.tokens, "token"))
     if pane.tokens_per_second:
-        figures.append(f"{pane.tokens_per_second:,.0f} tokens/s")
+        digits = 0 if pane.tokens_per_second >= 10 else 1
+        figures.append(f"{pane.tokens_per_second:,.{digits}f} tokens/s")
     if pane.finish_reason:
         figures.append(REASONS.get(pane.finish_reason, pane.finish_reason))
     return figures
