@@ -13,7 +13,8 @@ its published prefix. Of its time there are three kinds:
 - What stands beside the loop and no job system adds: loading the base, encoding the rows, the base's own figures, the
   proof that it is unchanged, and the verdict. Neither side of the comparison has it.
 
-Pairs run in alternating order.
+Pairs run in alternating order. `estimate` tells the same from one short job with as many evaluations and checkpoints as
+a long one has: what each of those takes stays as it is, and what every step takes grows with the steps.
 """
 
 import argparse
@@ -24,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -63,6 +64,8 @@ PARTS: dict[str, tuple[tuple[object, str], ...]] = {
     "publication": ((attempt_module, "publish"),),
 }
 """Calls of a job by what they are for; time inside another of them counts there."""
+OF_STEPS = ("events and progress", "all else")
+"""Parts that grow with the length of a training; of the others there are as many in a short one."""
 
 
 @dataclass
@@ -149,6 +152,11 @@ class Bench:
         assert (done.id, done.status) == (job_id, JobStatus.SUCCEEDED), done.error
         return Timed(clock.seconds)
 
+    def write_checkpoints_every(self, seconds: float) -> None:
+        """Has jobs write them so often from now on."""
+        settings = replace(self.role.workplace.settings, checkpoint_every_s=seconds)
+        self.role.workplace = replace(self.role.workplace, settings=settings)
+
     def _submit(self, steps: int) -> str:
         return self.role.submit(**RECIPE, max_steps=steps, eval_every=max(1, steps // NUM_LOOKS))
 
@@ -205,6 +213,37 @@ def measure(seconds: float, pairs: int) -> dict[str, float]:
             print("".join(f"{part:>26} {spent:9.3f} s\n" for part, spent in job.parts.most_common()), flush=True)
         bench.database.close()
     return {title: statistics.median(values) for title, values in found.items()}
+
+
+def estimate(seconds: float, *, of_seconds: float) -> dict[str, float]:
+    """What the job system would add to a long training, told from a short one.
+
+    Args:
+        seconds: Of the long training.
+        of_seconds: Of the short one that is run.
+
+    Returns:
+        As `measure`; what the job system takes from the engine beside it (its heartbeat) is not in it.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        bench = Bench(Path(name))
+        bench.bare(PILOT_STEPS)
+        steps = max(PILOT_STEPS, round(PILOT_STEPS * of_seconds / bench.bare(PILOT_STEPS).engine_s))
+        bench.write_checkpoints_every(of_seconds * bench.role.workplace.settings.checkpoint_every_s / seconds)
+        job = bench.job(steps)
+        bench.database.close()
+    print(f"{steps} steps in {job.engine_s:.1f} s, told for {seconds:.0f} s", flush=True)
+    print("".join(f"{part:>26} {spent:9.3f} s\n" for part, spent in job.parts.most_common()), flush=True)
+    return told_for(job, seconds)
+
+
+def told_for(job: Timed, seconds: float) -> dict[str, float]:
+    """The figures of a long training by the parts of a short one."""
+    of_steps = sum(job.parts[part] for part in OF_STEPS)
+    others = job.job_s - job.engine_s - of_steps
+    percent = 100 * (of_steps / job.engine_s + others / seconds)
+    answers = 100 * job.parts[ANSWERS] / seconds
+    return {"overhead_percent": percent, "system_percent": percent, "answers_percent": answers}
 
 
 def main() -> None:

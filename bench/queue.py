@@ -4,7 +4,8 @@
 their own on a SQLite file as the app opens it (WAL, synchronous FULL: every claim waits for the disk). Recovery is from
 `kill -9` of a trainer to the first step of the next attempt, with the real dispatcher and a trainer that speaks the
 whole protocol but computes nothing (`tests.paper_trainer`); a real one adds its imports and its base model. What the
-job system adds to a training of two minutes is measured on the starter (`bench.overhead`). From click to first step is
+job system adds to a training of two minutes is measured on the starter (`bench.overhead`), in the quick form told from
+the parts of a short one. From click to first step is
 measured on the whole app with a tiny base model (`bench.start`).
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from bench.overhead import estimate as estimate_overhead
 from bench.overhead import measure as measure_overhead
 from bench.start import measure as measure_start
 from storage.database import Database, open_database
@@ -39,6 +41,7 @@ CLAIMERS = (1, 4, 16)
 TRAINER = (sys.executable, "-m", "tests.paper_trainer", "--steps", "1000000", "--step-s", "0.05")
 PROJECT = Path(__file__).parents[1]
 PATIENCE_S = 120.0
+JOB_S = 120.0
 STEPS_BEFORE_KILL = 10
 
 
@@ -70,24 +73,10 @@ def claim_all(count: int, num_claimers: int) -> tuple[float, list[float]]:
     """
     with fresh_home() as (settings, database):
         fill(database, count)
-        claimers = [
-            subprocess.Popen(
-                [sys.executable, "-m", "bench.claimer", settings.database_url, f"claimer {number}"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT,
-            )
-            for number in range(num_claimers)
-        ]  # fmt: skip
-        for claimer in claimers:
-            assert claimer.stdout is not None
-            claimer.stdout.readline()
-        started = time.perf_counter()
-        for claimer in claimers:
-            assert claimer.stdin is not None
-            claimer.stdin.write("start\n")
-            claimer.stdin.flush()
-        told = [claimer.communicate(timeout=PATIENCE_S)[0] for claimer in claimers]
-        elapsed_s = time.perf_counter() - started
-    claims_s = sorted(seconds for lines in told for seconds in json.loads(lines))
+        command = [sys.executable, "-m", "bench.claimer", settings.database_url, str(num_claimers)]
+        printed = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=PATIENCE_S).stdout
+    told = json.loads(printed)
+    elapsed_s, claims_s = told["elapsed_s"], told["claims_s"]
     assert len(claims_s) == count, f"{len(claims_s)} claims of {count} jobs"
     return elapsed_s, claims_s
 
@@ -172,7 +161,7 @@ def main() -> None:
     for num_claimers in CLAIMERS:
         tell(claim_figures(num_claimers, count, rounds))
     tell(recovery_figures(3 if arguments.quick else 7))
-    tell(measure_overhead(6.0, 1) if arguments.quick else measure_overhead(120.0, 3))
+    tell(estimate_overhead(JOB_S, of_seconds=5.0) if arguments.quick else measure_overhead(JOB_S, 3))
     if not arguments.no_start:
         tell({"click_to_step_s": measure_start(1 if arguments.quick else 3)["click_to_step_s"]})
     print(f"load averages: {os.getloadavg()}, cores: {os.cpu_count()}")

@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from bench.overhead import Timed, told_for
 from bench.overhead import measure as measure_overhead
 from bench.queue import claim_all, claim_figures, percentile, recovery_figures
 
@@ -40,6 +42,17 @@ def test_overhead_is_that_of_the_same_training_as_a_job_and_bare(capsys: pytest.
     assert figures["system_percent"] > 0
     assert figures["answers_percent"] > 0
     assert re.search(r"10 steps: bare [0-9.]+ s, as a job [0-9.]+ s", capsys.readouterr().out)
+
+
+def test_overhead_of_a_long_training_is_told_from_a_short_one() -> None:
+    short = Timed(
+        Counter(
+            {"the engine": 5.0, "events and progress": 0.05, "checkpoints": 0.6, "beside the loop": 9.0}
+            | {"sample answers": 1.2}
+        )
+    )
+    told = told_for(short, 120.0)
+    assert told == pytest.approx({"overhead_percent": 1.5, "system_percent": 1.5, "answers_percent": 1.0})
 
 
 def test_trainer_on_paper_knows_no_torch() -> None:
