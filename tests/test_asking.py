@@ -72,6 +72,13 @@ def test_waiting_ends_when_its_user_stops_it(context: AppContext) -> None:
     assert last.count("stopped") == 2
 
 
+def test_answer_that_is_stopped_while_it_is_written_is_read_no_further(context: AppContext) -> None:
+    with BusyModelServer(num_refusals=0) as server:
+        last = ask(context, server, threading.Event())[-1]
+    assert "soup" not in last
+    assert last.count("stopped") == 2
+
+
 def test_what_would_go_wrong_again_is_not_offered_again() -> None:
     shown = compare_view.refused(InvalidInputError("The prompt is too long."), again="play-answer")
     assert "The prompt is too long." in shown
