@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from app.services.health import HoldUps
+from storage import disk
 from storage.base_models import BaseModelRecord, get_base_model_by_id, register
 from storage.database import Database
 from storage.datasets import create_dataset
 from storage.errors import BusyError
 from storage.jobs import delete_job, get_job, submit_job
 from storage.lease import Lease
+from storage.order import set_priority
 from storage.schema.base_model import BaseModelSource, DownloadState
 from storage.schema.job import Job, JobStatus
 from storage.settings import Settings
@@ -259,6 +261,36 @@ def test_training_waits_until_there_is_room(
     assert executor.trainers == [[Assignment(job, 1)]]
     dispatcher.tick()
     assert HoldUps(settings).sentence(job) is None
+
+
+def test_urgent_job_starts_before_those_that_came_first(
+    dispatcher: Dispatcher, executor: FakeExecutor, database: Database, jobs: list[str]
+) -> None:
+    with database.write() as session:
+        set_priority(session, jobs[1], 1)
+    dispatcher.tick()
+    assert executor.started == [Assignment(jobs[1], 1)]
+
+
+def test_nothing_starts_and_no_lease_is_judged_on_a_full_disk(
+    dispatcher: Dispatcher,
+    executor: FakeExecutor,
+    database: Database,
+    jobs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dispatcher.tick()
+    assert executor.started == [Assignment(jobs[0], 1)]
+    executor.slots = 2
+    monkeypatch.setattr(disk, "MIN_ROOM_BYTES", 10**18)
+    dispatcher._clock = dispatcher._watch._clock = itertools.count(10_000, step=40).__next__
+    for _ in range(8):
+        dispatcher.tick()
+    assert (executor.started, executor.killed) == ([Assignment(jobs[0], 1)], [])
+    monkeypatch.setattr(disk, "MIN_ROOM_BYTES", 0)
+    dispatcher.tick()
+    assert executor.started == [Assignment(jobs[0], 1), Assignment(jobs[1], 1)]
+    assert look_up(database, jobs[0]).status == JobStatus.RUNNING
 
 
 def test_job_of_a_trainer_that_died_runs_again_at_once(
