@@ -1,6 +1,6 @@
 """What the job system costs a training: the same one as a job and bare, one after the other in one warm process.
 
-`python -m bench.overhead [--seconds S] [--pairs N]` prints medians; its last line is one JSON object.
+`python -m bench.overhead [--seconds S] [--pairs N | --short S]` prints medians; its last line is one JSON object.
 
 Bare is the engine's loop alone: rows in memory, no database, no file. The job is what a trainer does from its claim to
 its published prefix. Of its time there are three kinds:
@@ -19,7 +19,9 @@ a long one has: what each of those takes stays as it is, and what every step tak
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -39,6 +41,7 @@ from storage.settings import read_settings
 from tests.trainer_bench import Role
 from worker.engine.events import Event, Finished
 from worker.engine.train import train, train_together
+from worker.executor import trainer_environment
 from worker.training import attempt as attempt_module
 from worker.training import together as together_module
 from worker.training.attempt import Attempt
@@ -58,13 +61,15 @@ ENGINE = "the engine"
 PARTS: dict[str, tuple[tuple[object, str], ...]] = {
     BESIDE: ((Attempt, "prepare"), (Attempt, "_compare"), (Attempt, "_proof")),
     ANSWERS: ((Samples, "answer"), (Samples, "answer_in_time")),
-    "events and progress": ((Recorder, "flush"),),
+    "hearing of steps": ((Attempt, "hear"),),
+    "writing of steps": ((Recorder, "_flush_when_due"),),
+    "stages": ((Recorder, "stage"), (Attempt, "begin")),
     "prefixes of evaluations": ((Snapshots, "hear"),),
     "checkpoints": ((Keeper, "write"),),
     "publication": ((attempt_module, "publish"),),
 }
 """Calls of a job by what they are for; time inside another of them counts there."""
-OF_STEPS = ("events and progress", "all else")
+OF_STEPS = ("hearing of steps", "writing of steps")
 """Parts that grow with the length of a training; of the others there are as many in a short one."""
 
 
@@ -147,7 +152,7 @@ class Bench:
                 for owner, name in calls:
                     patches.enter_context(_timed(clock, part, owner, name))
             patches.enter_context(mock.patch.object(together_module, "train_together", _timed_engine(clock)))
-            with clock.timing("all else"):
+            with clock.timing("claim and end"):
                 done = self.role.run()
         assert (done.id, done.status) == (job_id, JobStatus.SUCCEEDED), done.error
         return Timed(clock.seconds)
@@ -251,8 +256,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--short", type=float, metavar="S", help="tell it from one job of so many seconds")
     arguments = parser.parse_args()
-    figures = measure(arguments.seconds, arguments.pairs)
+    environment = trainer_environment(num_trainers=1)
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        # OpenMP reads its settings as a process begins; both sides are to compute as a trainer does.
+        command = [sys.executable, "-m", "bench.overhead", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **environment})
+    if arguments.short is None:
+        figures = measure(arguments.seconds, arguments.pairs)
+    else:
+        figures = estimate(arguments.seconds, of_seconds=arguments.short)
     print(json.dumps({title: round(value, 2) for title, value in figures.items()}))
 
 

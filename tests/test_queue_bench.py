@@ -47,7 +47,7 @@ def test_overhead_is_that_of_the_same_training_as_a_job_and_bare(capsys: pytest.
 def test_overhead_of_a_long_training_is_told_from_a_short_one() -> None:
     short = Timed(
         Counter(
-            {"the engine": 5.0, "events and progress": 0.05, "checkpoints": 0.6, "beside the loop": 9.0}
+            {"the engine": 5.0, "writing of steps": 0.05, "checkpoints": 0.6, "beside the loop": 9.0}
             | {"sample answers": 1.2}
         )
     )

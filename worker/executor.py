@@ -156,25 +156,32 @@ class LocalExecutor:
     def _spawn(self, device: str | None, arguments: list[str], stdin: int) -> subprocess.Popen[bytes]:
         if self._log_path.exists() and self._log_path.stat().st_size > MAX_LOG_BYTES:
             self._log_path.unlink()
+        environment = trainer_environment(len(self._devices))
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
+        command = [*self._command, *arguments]
         with self._log_path.open("ab") as log:
-            return spawn(
-                [*self._command, *arguments], environment=self._environment(device), stdin=stdin, stdout=log, stderr=log
-            )
+            return spawn(command, environment=environment, stdin=stdin, stdout=log, stderr=log)
 
-    def _environment(self, device: str | None) -> dict[str, str]:
-        # One core is left for the page, and trainers on several devices share the others.
-        num_threads = max(1, (count_cpus() - 1) // len(self._devices))
-        environment = {
-            "OMP_NUM_THREADS": str(num_threads),
-            # A thread that waits for the others sleeps soon. GNU OpenMP lets it spin for milliseconds, which on busy
-            # cores keeps away the very thread that it waits for.
-            "GOMP_SPINCOUNT": SPIN_COUNT,
-            "TOKENIZERS_PARALLELISM": "false",
-            # A base model is complete on this machine before a job on it starts.
-            "HF_HUB_OFFLINE": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
-        return environment if device is None else {**environment, "CUDA_VISIBLE_DEVICES": device}
+
+def trainer_environment(num_trainers: int) -> dict[str, str]:
+    """What a trainer's process is told beside the environment of its parent.
+
+    Args:
+        num_trainers: How many may work at once on this machine.
+    """
+    # One core is left for the page, and trainers on several devices share the others.
+    num_threads = max(1, (count_cpus() - 1) // num_trainers)
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        # A thread that waits for the others sleeps soon. GNU OpenMP lets it spin for milliseconds, which on busy
+        # cores keeps away the very thread that it waits for.
+        "GOMP_SPINCOUNT": SPIN_COUNT,
+        "TOKENIZERS_PARALLELISM": "false",
+        # A base model is complete on this machine before a job on it starts.
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _tell(child: subprocess.Popen[bytes], assignments: Sequence[Assignment]) -> bool:
