@@ -65,6 +65,8 @@ def build_theme() -> gr.themes.Base:
         body_text_color_subdued_dark="*neutral_400",
         input_background_fill="white",
         input_background_fill_dark="*neutral_900",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
         input_border_width="1px",
         input_border_color="*neutral_300",
         input_border_color_dark="*neutral_700",
