@@ -22,6 +22,7 @@ from worker.engine.encoder_decoder import decoder_start_ids
 from worker.engine.errors import UnsupportedModelError
 from worker.engine.families import Geometry, check_family, geometry
 from worker.engine.frozen_norm import take_over_norms
+from worker.engine.packed_linear import take_over_linears
 from worker.engine.quantisation import check_quantisation, is_quantised
 from worker.engine.quantised_linear import num_weights, take_over
 from worker.engine.recipe import Precision
@@ -117,6 +118,7 @@ def prepare_base(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mea
     model.requires_grad_(False).eval()
     install(model)
     take_over_norms(model)
+    take_over_linears(model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     start_ids = decoder_start_ids(model, tokenizer)

@@ -217,6 +217,16 @@ def available_memory(gpu_free_bytes: int | None = None, cgroup: Path = CGROUP) -
     return free if limit is None or used is None else max(min(free, limit - used), 0)
 
 
+def total_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of RAM that the machine has, or that its container may take.
+
+    Args:
+        cgroup: See `available_memory`.
+    """
+    limit, total = _read_number(cgroup / "memory.max"), int(psutil.virtual_memory().total)
+    return total if limit is None else min(limit, total)
+
+
 def _trained_numbers(workload: Workload, numbers: int) -> int:
     """Of a prefix of so many numbers: they themselves, or the network that they are the output of."""
     if not workload.is_network:
