@@ -100,7 +100,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.bases, options.tasks = [HEADLINE], ["e2e"]
-        options.pairs, options.steps, options.memory_rows = 3, 3, 2
+        options.pairs, options.steps, options.memory_rows = 2, 3, 2
     return options
 
 
