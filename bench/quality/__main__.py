@@ -22,7 +22,6 @@ import transformers
 from bench.quality.cells import Cell, CellStore, Record, in_order
 from bench.quality.finish import finish
 from bench.quality.parts import DATA_SEED, PartSizes
-from bench.quality.plan import NUM_RATES
 from bench.quality.provenance import ROOT, hardware, weights_sha256
 from bench.quality.report import METHODS, TITLES, full_report, headline, lines_of
 from bench.quality.tasks import TASKS, TaskDataError
@@ -137,7 +136,7 @@ def _run_in_children(count: int) -> bool:
 
 def _setup(options: argparse.Namespace) -> Setup:
     sizes = PartSizes(options.train_rows, options.validation_rows, options.test_rows)
-    return Setup(options.base, options.data, options.dtype, sizes, options.max_steps, options.peer_rates)
+    return Setup(options.base, options.data, options.dtype, sizes, options.max_steps)
 
 
 def _settings(options: argparse.Namespace, setup: Setup) -> dict[str, Any]:
@@ -173,7 +172,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--validation-rows", type=int, default=sizes.validation)
     parser.add_argument("--test-rows", type=int, default=sizes.test)
     parser.add_argument("--max-steps", type=int, help="steps of our recipe instead of the automatic number")
-    parser.add_argument("--peer-rates", type=int, default=NUM_RATES, help="learning rates that a peer tries")
     parser.add_argument("--shard", help=argparse.SUPPRESS)
     return parser.parse_args()
 

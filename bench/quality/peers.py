@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from bench.quality.plan import NUM_RATES
 from worker.engine.attention import install
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase, prepare_base
@@ -49,12 +50,15 @@ class Peer:
         title: For the table.
         low, high: Between which rates are tried (AdamW), found in a pilot on this base.
         build: Makes the trainable model; random numbers come from torch's global generator.
+        num_rates: Rates that are tried at equal ratios between the two; of one it is the middle, and the steps that
+            the others would have cost go into a longer training.
     """
 
     title: str
     low: float
     high: float
     build: Callable[[Start], PeftModel]
+    num_rates: int = NUM_RATES
 
 
 def _prefix_default(start: Start) -> PeftModel:
@@ -100,13 +104,14 @@ def _lora(rank: int) -> Callable[[Start], PeftModel]:
 
 PEERS: dict[str, Peer] = {
     "peft_prefix": Peer("PEFT prefix, default start", 8e-2, 4e-1, _prefix_default),
+    "peft_prefix_one_rate": Peer("PEFT prefix, default start, one rate", 8e-2, 4e-1, _prefix_default, num_rates=1),
     "peft_prefix_text": Peer("PEFT prefix from text", 8e-2, 4e-1, _prefix_from_text),
     "peft_cartridge_text": Peer("PEFT CARTRIDGE from text", 8e-2, 4e-1, _cartridge_from_text),
     "peft_prompt": Peer("PEFT prompt tuning from text", 3e-2, 3e-1, _prompt_from_text),
     "peft_lora_8": Peer("PEFT LoRA r=8, all linear layers", 2e-3, 1.2e-2, _lora(8)),
     "peft_lora_32": Peer("PEFT LoRA r=32, all linear layers", 1e-3, 6e-3, _lora(32)),
 }
-PREFIX_PEERS = ("peft_prefix", "peft_prefix_text", "peft_cartridge_text")
+PREFIX_PEERS = ("peft_prefix", "peft_prefix_one_rate", "peft_prefix_text", "peft_cartridge_text")
 PROMPT_PEERS = ("peft_prompt",)
 LORA_GOAL = "peft_lora_32"
 

@@ -1,4 +1,4 @@
-"""The sweep of a peer: four rates, halved twice, within at least as many examples as ours may see."""
+"""The sweep of a peer: its rates, halved again and again, within at least as many examples as ours may see."""
 
 import math
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from worker.engine.recipe import Recipe
 
 NUM_RATES = 4
-"""Rates of a peer; more than ours tries, because a peer's rate means something else for each method."""
+"""Rates of most peers; more than ours tries, because a peer's rate means something else for each method."""
 
 RUNG = 0.3
 """Share of a peer's steps after which the worse half of its rates is dropped, and after as many again the next."""
@@ -57,7 +57,7 @@ class SweepPlan:
 
         Args:
             recipe: Ours.
-            rates: `NUM_RATES` of them.
+            rates: Those to try; a single one is trained all the way.
             num_train: Training rows.
         """
         batch_size = recipe.batch_size or 0

@@ -10,7 +10,7 @@ from bench.quality.ours import OUR_METHODS, initial_text, resolved, train_ours
 from bench.quality.parts import PartSizes, TaskData, prepare
 from bench.quality.peer_training import train_peer
 from bench.quality.peers import PEERS, Start
-from bench.quality.plan import NUM_RATES, SweepPlan, spread
+from bench.quality.plan import SweepPlan, spread
 from bench.quality.tasks import TASKS
 from bench.quality.trained import Trained, answers, row_losses
 from worker.engine.allocator import keep_freed_memory
@@ -30,7 +30,6 @@ class Setup:
         dtype: Number format of the base, for every method; `auto` is what a job takes.
         sizes: Rows of each part.
         max_steps: Steps of our recipe where the automatic number is not wanted (a smoke run); None leaves it open.
-        peer_rates: Rates that a peer tries; with one, the middle of its range, it trains as long as ours.
     """
 
     base_folder: Path
@@ -38,7 +37,6 @@ class Setup:
     dtype: Precision = "auto"
     sizes: PartSizes = field(default_factory=PartSizes)
     max_steps: int | None = None
-    peer_rates: int = NUM_RATES
 
 
 class Workbench:
@@ -110,7 +108,7 @@ class Workbench:
     def _terms_of_peers(self, cell: Cell, data: TaskData) -> tuple[Recipe, SweepPlan]:
         """Our recipe, and a plan for as many examples with rates of the peer's own range."""
         recipe, peer = self._recipe(data, Recipe(seed=cell.seed)), PEERS[cell.method]
-        rates = spread(peer.low, peer.high, self.setup.peer_rates)
+        rates = spread(peer.low, peer.high, peer.num_rates)
         return recipe, SweepPlan.like(recipe, rates, len(data.train))
 
     def _recipe(self, data: TaskData, asked: Recipe) -> Recipe:
