@@ -78,6 +78,24 @@ def test_other_inputs_and_layers_stay_as_they_are(monkeypatch: pytest.MonkeyPatc
     assert take_over_linears(make_layer(torch.float32)) == 0
 
 
+def test_large_bases_in_bfloat16_have_copies_for_answers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs(torch.bfloat16)
+    monkeypatch.setattr(packed_linear, "SMALL_BYTES", 0)
+    made = []
+    pack = packed_linear._packed
+    monkeypatch.setattr(packed_linear, "_packed", lambda weight: made.append(weight) or pack(weight))
+    layer = make_layer(torch.bfloat16)
+    take_over_linears(layer)
+    inputs = torch.ones(2, IN, dtype=torch.bfloat16)
+    trained, _ = run(layer, inputs)
+    with torch.no_grad():
+        layer(inputs)
+    assert not made
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(inputs), trained, atol=0.04, rtol=0.01)
+    assert len(made) == 1
+
+
 def test_a_machine_without_such_products_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> Tensor:
         raise RuntimeError("not here")
