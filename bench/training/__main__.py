@@ -24,6 +24,9 @@ PEERS = (Entrant("peft", "float32"), Entrant("peft", "bfloat16"))
 STORED = "bfloat16"
 """How the originals of all three bases are stored, which decides with `choose_dtype` what we compute in."""
 
+QUICK_LAYERS = 12
+"""Of `--quick`, so that PEFT's side ends in time; the full form has all layers."""
+
 FORMATS = ("bfloat16", "float32")
 
 
@@ -100,7 +103,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.bases, options.tasks = [HEADLINE], ["e2e"]
-        options.pairs, options.steps, options.memory_rows = 2, 3, 2
+        options.pairs, options.steps, options.layers = 2, 3, options.layers or QUICK_LAYERS
     return options
 
 
