@@ -36,6 +36,7 @@ def test_chosen_fields_stay() -> None:
         sweep_steps=4,
         max_steps=33,
         batch_size=3,
+        weight_decay=0.2,
         eval_every=2,
         average_decay=0.0,
         token_dropout=0.0,
@@ -69,6 +70,12 @@ def test_a_prefix_grows_from_input_vectors_where_it_can() -> None:
 def test_keys_move_slower_than_values_under_muon() -> None:
     assert resolved().key_rate_factor == resolved(Recipe(reparameterisation="muon")).key_rate_factor == 0.3
     assert resolved(Recipe(reparameterisation="direct")).key_rate_factor == 1.0
+
+
+def test_only_what_grows_from_input_vectors_is_pulled_towards_its_start() -> None:
+    assert resolved().weight_decay == 0.1
+    assert resolved(Recipe(reparameterisation="muon")).weight_decay == 0.0
+    assert resolved(Recipe(weight_decay=0.0)).weight_decay == 0.0
 
 
 def test_filling_in_twice_changes_nothing() -> None:

@@ -71,7 +71,7 @@ def test_unknown_kind_is_refused() -> None:
         Recipe(reparameterisation="lora")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["weight_decay", "warmup_fraction", "seed"])
+@pytest.mark.parametrize("name", ["max_grad_norm", "warmup_fraction", "seed"])
 def test_number_that_is_not_chosen_automatically_cannot_be_left_open(name: str) -> None:
     with pytest.raises(InvalidRecipeError, match=f"{name} is None; expected a"):
         Recipe.from_dict({name: None})

@@ -44,6 +44,9 @@ RUNG = 0.1
 AVERAGE_DECAY = 0.98
 """The running average reaches back over about fifty steps (see docs/decisions.md)."""
 
+WEIGHT_DECAY = 0.1
+"""Pull towards the start of a prefix that grows from input vectors; three times as much is too strong."""
+
 TOKEN_DROPOUT = 0.1
 """Hidden tokens where a prefix begins to know its rows by heart; where it does not, hiding any would hold it back."""
 
@@ -97,6 +100,7 @@ def resolve(
         sweep_steps=recipe.sweep_steps or max(round(RUNG * max_steps), 1),
         max_steps=max_steps,
         batch_size=batch_size,
+        weight_decay=_decay(kind) if recipe.weight_decay is None else recipe.weight_decay,
         average_decay=AVERAGE_DECAY if recipe.average_decay is None else recipe.average_decay,
         token_dropout=TOKEN_DROPOUT if recipe.token_dropout is None else recipe.token_dropout,
         eval_every=recipe.eval_every or max(max_steps // EVALUATIONS, 1),
@@ -106,6 +110,10 @@ def resolve(
 def _kind(method: Method, geometry: Geometry) -> Reparameterisation:
     """A prefix grows from input vectors where it can: not where they are all there is, nor where an encoder reads."""
     return "muon" if method == "prompt-tuning" or geometry.has_encoder else "propagated"
+
+
+def _decay(kind: Reparameterisation) -> float:
+    return WEIGHT_DECAY if kind == "propagated" else 0.0
 
 
 def _middle_rate(method: Method, kind: Reparameterisation, num_parameters: int) -> float:

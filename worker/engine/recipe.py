@@ -51,7 +51,7 @@ class Recipe:
         max_steps: Number of updates.
         batch_size: Rows per update.
         warmup_fraction: Share of the steps in which the rate rises to its peak; a cosine to zero follows.
-        weight_decay: Decoupled decay of AdamW.
+        weight_decay: Decoupled decay; towards the start where a change of it is what is trained, else towards zero.
         max_grad_norm: Norm to which the gradient is clipped; 0 leaves it as it is.
         average_decay: Share that a step keeps of the running average of all states, which is what is evaluated and
             published; 0 takes each state as it is.
@@ -77,7 +77,7 @@ class Recipe:
     max_steps: int | None = None
     batch_size: int | None = None
     warmup_fraction: float = 0.06
-    weight_decay: float = 0.0
+    weight_decay: float | None = None
     max_grad_norm: float = 1.0
     average_decay: float | None = None
     token_dropout: float | None = None

@@ -40,7 +40,7 @@ class Slot:
     def __init__(self, recipe: Recipe, rate: float, parameterisation: Parameterisation) -> None:
         self.recipe, self.rate, self.parameterisation = recipe, rate, parameterisation
         self.optimiser = Optimiser(
-            parameterisation, weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm
+            parameterisation, weight_decay=recipe.weight_decay or 0.0, max_grad_norm=recipe.max_grad_norm
         )
         trained = [tensor for group in parameterisation.groups() for tensor in group.tensors]
         self.average = Average(trained, recipe.average_decay or 0.0)
