@@ -36,6 +36,7 @@ from worker.engine.train import train_together
 from worker.training import attempt as attempt_module
 from worker.training import bases as bases_module
 from worker.training import checkpoints as checkpoints_module
+from worker.training import recorder as recorder_module
 from worker.training import tenure as tenure_module
 from worker.training import together as together_module
 from worker.training.assignment import Assignment
@@ -259,6 +260,22 @@ def test_terminated_trainer_releases_its_job_even_without_a_checkpoint(
     left = role.run()
     user.join()
     assert (left.status, left.lost_attempts) == (JobStatus.QUEUED, 0)
+
+
+def test_no_checkpoint_stands_ahead_of_the_curve(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    role.write_every_checkpoint()
+    for name in ("FLUSH_S", "MAX_FLUSH_S"):
+        monkeypatch.setattr(recorder_module, name, 1000.0)
+    job_id, write, seen = role.submit(), checkpoints_module.Checkpoints.write, []
+
+    def watched(self: Any, state: Any, fingerprint: str) -> int:
+        seen.append((state.progress.step, [event.step for event in role.events(job_id, "step")]))
+        return write(self, state, fingerprint)
+
+    monkeypatch.setattr(checkpoints_module.Checkpoints, "write", watched)
+    assert role.run().status == JobStatus.SUCCEEDED
+    assert seen
+    assert all(told == list(range(1, step + 1)) for step, told in seen)
 
 
 def test_terminated_trainer_leaves_a_checkpoint_and_a_queued_job(role: Role) -> None:

@@ -60,6 +60,8 @@ class Keeper:
 
     def write(self, state: TrainingState) -> None:
         """Writes the state; a full disk or a busy database is told, and the checkpoint before it stands."""
+        # The next attempt goes on behind this step: what was told up to it would be missing from the curve for good.
+        self._recorder.flush()
         try:
             self._checkpoints.write(state, self._base_fingerprint)
         except (BusyError, DiskFullError) as error:
