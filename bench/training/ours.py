@@ -1,4 +1,8 @@
-"""Our side: the engine as a job calls it, without looks at validation rows."""
+"""Our side: the engine as a job calls it, without looks at validation rows.
+
+It trains the same numbers as PEFT does, the keys and values themselves; growing them from input vectors, which small
+bases get by default, costs P more tokens forward and back in each step.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -41,6 +45,7 @@ class OurTrainer:
             Recipe(
                 num_virtual_tokens=self.num_virtual_tokens,
                 init="random",
+                reparameterisation="muon",
                 learning_rate=LEARNING_RATE,
                 max_steps=steps,
                 batch_size=batch_size,
