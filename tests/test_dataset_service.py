@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
 from app.context import AppContext
+from app.main import create_app
 from app.services import datasets
 from storage.artifacts import ArtifactStore
 from storage.database import Database
@@ -199,6 +201,15 @@ def test_long_cells_are_cut_in_the_preview_only(context: AppContext, tmp_path: P
     dataset = datasets.upload(context, [("long.csv", path)], None)
     assert len(dataset["preview"][0]["text"]) == 2002
     assert len(dataset["samples"][0]["prompt"]) == 5000
+
+
+def test_what_a_killed_web_role_left_is_gone_once_the_next_one_answers(context: AppContext) -> None:
+    sent, kept = (datasets.uploads_folder(context) / name for name in ("sent-young", "raw-young"))
+    for folder in (sent, kept):
+        folder.mkdir()
+    with TestClient(create_app(context.settings, page=False), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/v1/datasets").status_code == 200
+        assert (sent.exists(), kept.exists()) == (False, True)
 
 
 def test_uploads_left_by_a_killed_process_are_swept(context: AppContext, tmp_path: Path) -> None:
