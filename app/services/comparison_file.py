@@ -9,6 +9,9 @@ from app.services.prefixes import file_stem
 REASONS = {"stop": "ended by itself", "length": "cut at the limit", "cancelled": "stopped"}
 SETTINGS = ("max_tokens", "temperature", "top_p", "seed")
 
+EXACT = 1e-4
+"""Largest difference of a logit that is rounding in 32 bits; a verified base that differs more is computed in 16."""
+
 
 def markdown_file(told: dict[str, Any]) -> tuple[str, bytes]:
     """Name and content of the Markdown file.
@@ -44,10 +47,20 @@ def proof_sentence(proof: dict[str, Any]) -> str:
         return "The untouched base was not among the columns, so nothing was verified."
     gap = proof.get("max_difference")
     shown = f" (largest difference {gap:.1e})" if gap is not None else ""
-    verified = "Base verified: its numbers equal the untouched model's" if proof["base_verified"] else (
-        "The base differs from the untouched model"
-    )  # fmt: skip
-    return f"{verified}{shown}."
+    if not proof["base_verified"]:
+        return f"The base differs from the untouched model{shown}."
+    return f"Base verified: its numbers {agreement(gap)}{shown}."
+
+
+def agreement(gap: float | None) -> str:
+    """How well the numbers of a verified base agree with the untouched model's, in words.
+
+    Args:
+        gap: The largest difference of a logit.
+    """
+    if gap is not None and gap > EXACT:
+        return "agree with the untouched model's as far as 16 bits are exact"
+    return "equal the untouched model's"
 
 
 def _facts(told: dict[str, Any]) -> str:

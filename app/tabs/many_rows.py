@@ -46,7 +46,7 @@ class ManyRowsPanel:
             )
             self.answer = gr.Button("Answer rows", variant="primary", scale=1, min_width=140, elem_id="many-answer")
             self.stop = gr.Button("Stop", visible=False, scale=1, min_width=140, elem_id="many-stop")
-            self.download = gr.Button("Download CSV", visible=False, scale=1, min_width=140, elem_id="many-download")
+            self.download = gr.Button("Download CSV", visible=False, scale=1, min_width=190, elem_id="many-download")
         self.totals = html_piece(many_view.waiting(), elem_id="many-totals")
         self.table = gr.Dataframe(
             visible=False, interactive=False, show_search="search", wrap=True, max_height=560, buttons=["fullscreen"],

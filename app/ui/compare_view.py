@@ -3,14 +3,12 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from app.services.comparison_file import agreement
 from app.ui import markup, token_view
 from app.ui.pieces import sentence
 from storage.errors import BusyError
 
 REASONS = {"stop": "ended by itself", "length": "cut at the limit", "cancelled": "stopped"}
-EXACT = 1e-4
-"""Largest difference of a logit that is rounding in 32 bits; a verified base that differs more is computed in 16."""
-
 WEAK_KL = 1e-4
 """Mean KL in nats below which a prefix is said to change nothing."""
 
@@ -169,13 +167,7 @@ def _base_proof(comparison: Comparison) -> str:
     gap = stamp.get("max_difference")
     shown = f" (largest difference {gap:.1e})" if gap is not None else ""
     if stamp["base_verified"]:
-        is_rounded = gap is not None and gap > EXACT
-        words = (
-            "agree with the untouched model's as far as 16 bits are exact"
-            if is_rounded
-            else "equal the untouched model's"
-        )
-        return markup.badge("base verified", "good") + f" its numbers {words}{shown}"
+        return markup.badge("base verified", "good") + f" its numbers {agreement(gap)}{shown}"
     return markup.badge("base differs", "bad") + f" from the untouched model{shown}"
 
 
