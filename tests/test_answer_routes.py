@@ -13,7 +13,7 @@ from openpyxl import Workbook, load_workbook
 from app.context import AppContext
 from app.services import answers
 from app.services.answer_wishes import matched
-from app.services.xlsx_rows import xlsx_chunks
+from app.services.xlsx_rows import unfit, xlsx_chunks
 from storage.answerings import get_answering, publish_answers
 from storage.errors import InvalidInputError, NotFoundError
 from storage.prefixes import delete_prefix
@@ -219,6 +219,14 @@ def test_answers_that_outgrow_a_sheet_come_as_csv_and_are_refused_as_a_workbook(
     with context.database.write() as session:
         get_answering(session, job["id"]).detected = {"format": "xlsx"}
     assert client.get(address).headers["content-type"].startswith("text/csv")
+
+
+def test_workbook_with_too_many_cells_is_not_waited_for(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"n": ["1", "2"], "m": ["3", "4"]}), path)
+    assert unfit(path, ["n", "m"]) is None
+    monkeypatch.setattr("app.services.xlsx_rows.MAX_CELLS", 3)
+    assert unfit(path, ["n", "m"]) == "it has 4 cells, and workbooks are written with up to 3"
 
 
 def test_numbers_are_numbers_only_where_nothing_of_them_is_lost(tmp_path) -> None:
