@@ -1,18 +1,18 @@
 """A model server in a thread that refuses comparisons as one does that has too much to do, or gives way half way."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+
+from tests.loopback_server import LoopbackServer
 
 SENTENCE = "50 requests are open for 'tiny', as many as it takes at once. Try again in a few seconds."
 BUSY = {"error": {"message": SENTENCE, "type": "server_error", "param": None, "code": "busy"}}
 
 
-class BusyModelServer:
-    """Listens on a free port of the loopback; use it in a `with` block.
+class BusyModelServer(LoopbackServer):
+    """Refuses or answers comparisons.
 
     Args:
         num_refusals: So many comparisons are refused; None refuses all.
@@ -26,22 +26,12 @@ class BusyModelServer:
         self.num_refusals = num_refusals
         self.begins = begins
         self.num_asked = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-
-    def __enter__(self) -> "BusyModelServer":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(self._handler())
 
     def announce(self, path: Path) -> None:
         """Writes its address where the web role looks for the inference role's."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"url": f"http://127.0.0.1:{self._server.server_address[1]}", "secret": "s"}))
+        path.write_text(json.dumps({"url": self.url, "secret": "s"}))
 
     def events(self) -> list[dict[str, Any]]:
         """What the next comparison is answered with; a lone error is told before anything is streamed."""

@@ -4,8 +4,9 @@ import hashlib
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
+
+from tests.loopback_server import LoopbackServer
 
 CONVERTED = "refs%2Fconvert%2Fparquet"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -13,8 +14,8 @@ RESOLVE = re.compile(r"(/datasets)?/(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/
 API = re.compile(r"/api/(models|datasets)/(?P<id>[^/]+/[^/]+?)(/revision/(?P<revision>[^?]+))?(\?.*)?")
 
 
-class HubServer:
-    """Serves one repository on a free port of the loopback; use it in a `with` block.
+class HubServer(LoopbackServer):
+    """Serves one repository.
 
     Args:
         hub_id: The repository's id.
@@ -38,18 +39,7 @@ class HubServer:
         self.requests: list[str] = []
         self.stall: threading.Event | None = None
         self.halfway = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> "HubServer":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(self._handler())
 
     def info(self, is_converted: bool = False) -> dict[str, object]:
         """What the API says of the repository."""
