@@ -22,11 +22,11 @@ from tests.test_faults_disk import SmallDisk
 from tests.test_faults_disk import disk as disk
 from tests.tiny import tiny_base_folder
 from worker.answering import answerer as answerer_module
-from worker.answering import room
 from worker.answering.attempt import AnsweringAttempt
 from worker.answering.journal import Journal
 from worker.answering.questions import Answer
 from worker.engine.generate import GenerationRow, TokenEvent
+from worker.training import full_disk
 from worker.training.mandate import Mandate, Outcome
 from worker.training.run import run_attempts
 
@@ -44,7 +44,7 @@ def answering_at_once(base: Any, bank: Any, rows: Sequence[GenerationRow], end: 
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "PAUSE_S", 0.01)
+    monkeypatch.setattr(full_disk, "PAUSE_S", 0.01)
     monkeypatch.setattr(answerer_module, "stream", answering_at_once)
     monkeypatch.setitem(answerer_module.MAX_BATCH_ROWS, "cpu", 7)
 
@@ -118,7 +118,7 @@ def test_answering_that_is_paused_on_a_full_disk_keeps_what_it_had(role: Answeri
 def test_answering_without_room_for_too_long_fails_in_a_sentence_and_is_tried_again(
     role: AnsweringRole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "WAIT_FOR_ROOM_S", 0.0)
+    monkeypatch.setattr(full_disk, "WAIT_FOR_ROOM_S", 0.0)
     job = role.submit(food_rows(NUM_ROWS))
     write, calls = Journal.write, iter(range(100))
 

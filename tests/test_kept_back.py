@@ -17,6 +17,7 @@ from tests.stored import add_job, claim
 from tests.tiny import tiny_base_folder
 from tests.trainer_bench import Role
 from worker.training import attempt as attempt_module
+from worker.training import full_disk
 from worker.training import recorder as recorder_module
 from worker.training.publish import publish
 from worker.training.recorder import Recorder
@@ -81,7 +82,7 @@ def test_job_that_waited_for_room_is_not_left_as_waiting(role: Role, monkeypatch
         return publish(database, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(attempt_module, "publish", publishing_once_there_is_room)
-    monkeypatch.setattr(attempt_module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(full_disk, "PAUSE_S", 0.0)
     job_id = role.submit()
     run_attempts(role.workplace, [role.claim()])
     assert role.job(job_id).status == JobStatus.SUCCEEDED

@@ -15,13 +15,13 @@ from worker.answering.limits import AnswerLimits, limits_of
 from worker.answering.pace import Pace
 from worker.answering.questions import Answer, Asker, Question
 from worker.answering.result import write_answered
-from worker.answering.room import once_there_is_room
 from worker.answering.task import AnsweringTask, read_answering
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.generate import end_ids
 from worker.engine.rendering import Rendering
 from worker.engine.tokens import choose_rendering_kind, end_token_id
 from worker.inference.registry import Registry
+from worker.training.full_disk import once_there_is_room
 from worker.training.mandate import Mandate, Outcome
 
 RESULT_NAME = "answered.parquet"

@@ -1,10 +1,8 @@
 """What one attempt does: read, load, encode, measure, train, compare, publish; it can be ended between two steps."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
-from storage.disk import DiskFullError
 from storage.errors import ConflictError
 from storage.jobs import get_job
 from storage.room import require_room
@@ -21,6 +19,7 @@ from worker.engine.training import Training
 from worker.training.bases import Bases
 from worker.training.checkpoints import Checkpoints, unlike
 from worker.training.comparison import compare
+from worker.training.full_disk import once_there_is_room
 from worker.training.inputs import Inputs, Task, encode, read_task
 from worker.training.keeper import Keeper
 from worker.training.mandate import Mandate, Outcome
@@ -28,9 +27,6 @@ from worker.training.progress import Follower
 from worker.training.publish import Publication, publish
 from worker.training.samples import Samples
 from worker.training.snapshots import Snapshots
-
-WAIT_FOR_ROOM_S = 600.0
-PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -186,19 +182,12 @@ class Attempt:
         Raises:
             DiskFullError: There was no room for too long; a retry goes on from the last checkpoint.
         """
-        deadline = time.monotonic() + WAIT_FOR_ROOM_S
-        while True:
+
+        def act() -> None:
             self._recorder.stage("Publishing the prefix")
-            try:
-                publish(self._mandate.database, self._mandate.store, self._recorder, publication)
-                return None
-            except DiskFullError:
-                if time.monotonic() > deadline:
-                    raise
-            self._recorder.stage("The disk is full: waiting for room to keep the prefix")
-            time.sleep(PAUSE_S)
-            if (wish := self._unless_kept()) is not None:
-                return wish
+            publish(self._mandate.database, self._mandate.store, self._recorder, publication)
+
+        return once_there_is_room(act, self._recorder, self._unless_kept, keeping="the prefix")
 
     def _fitting(self, state: TrainingState | None) -> TrainingState | None:
         """A state of this very training, or None: one of other settings or rows is never mixed with these."""

@@ -1,4 +1,4 @@
-"""A disk that fills up while a table is answered: what was to be kept waits for room, as a training's prefix does."""
+"""A disk that fills up under a job: what was to be kept waits for room, and for its user."""
 
 import time
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def once_there_is_room(
         The wish that ended the wait, or None once it is done.
 
     Raises:
-        DiskFullError: There was no room for too long; a retry goes on behind the answers that are kept.
+        DiskFullError: There was no room for too long; a retry goes on from what was kept last.
     """
     deadline = time.monotonic() + WAIT_FOR_ROOM_S
     while True:
