@@ -12,6 +12,11 @@ from storage.migrate import migrate
 from storage.settings import Settings, read_settings
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name a case of bytes by its parameter: packed files hold the clock, and processes must name tests alike."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def shared_folder() -> Path:
     """The folder of data and models beside the checkout; tests that need it are skipped where it is absent."""
