@@ -12,6 +12,7 @@ from tests.tiny import tiny_base_folder
 from worker.engine import update
 from worker.engine.base import LoadedBase, load_base, weights_hash
 from worker.engine.batches import SlotRow, micro_batches, padded_tokens
+from worker.engine.carrying import Share
 from worker.engine.example import Example
 from worker.engine.reparameterisation import parameterise
 from worker.engine.side_by_side import SideBySide, dealt, twin
@@ -46,7 +47,7 @@ def test_gradients_are_those_of_one_part_after_the_other(base: LoadedBase, metho
     results = []
     for max_tokens in (10_000, 60):
         trained = [parameterise(base, recipe, INIT_IDS) for recipe in recipes]
-        shares = [update.Share(method, one, rows(8, seed)) for seed, one in enumerate(trained)]
+        shares = [Share(method, one, rows(8, seed)) for seed, one in enumerate(trained)]
         losses = updater(base, max_tokens).accumulate(shares)
         gradients = [tensor.grad for one in trained for group in one.groups() for tensor in group.tensors]
         results.append((losses, gradients))
@@ -60,7 +61,7 @@ def test_pass_on_threads_is_the_same_every_time(base: LoadedBase) -> None:
     gradients = []
     for _ in range(3):
         trained = [parameterise(base, RECIPES[0], INIT_IDS) for _ in shares_of]
-        wanted = [update.Share("prefix-tuning", one, of_one) for one, of_one in zip(trained, shares_of, strict=True)]
+        wanted = [Share("prefix-tuning", one, of_one) for one, of_one in zip(trained, shares_of, strict=True)]
         updater(base, 50).accumulate(wanted)
         gradients.append([tensor.grad for one in trained for group in one.groups() for tensor in group.tensors])
     assert all(torch.equal(a, b) for again in gradients[1:] for a, b in zip(gradients[0], again, strict=True))
@@ -103,7 +104,7 @@ def test_memory_that_runs_out_on_a_thread_halves_the_parts(base: LoadedBase, mon
 
     monkeypatch.setattr(update, "target_nll", scarce)
     trained = parameterise(base, RECIPES[0], INIT_IDS)
-    losses = updater(base, 100).accumulate([update.Share("prefix-tuning", trained, rows(16, 1))])
+    losses = updater(base, 100).accumulate([Share("prefix-tuning", trained, rows(16, 1))])
     assert losses[0] > 0
     assert sizes[-1] <= 3
 

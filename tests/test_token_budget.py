@@ -9,11 +9,12 @@ from tests.tiny import tiny_base_folder
 from worker.engine import token_budget as budget_module
 from worker.engine import update as update_module
 from worker.engine.base import load_base
+from worker.engine.carrying import Share
 from worker.engine.example import Example
 from worker.engine.families import Geometry
 from worker.engine.parameterisation import Direct
 from worker.engine.token_budget import FASTEST_TOKENS, TokenBudget, token_budget
-from worker.engine.update import Share, Updater
+from worker.engine.update import Updater
 
 GEOMETRY = Geometry(
     num_layers=10, num_kv_heads=2, head_dim=64, hidden_size=1000, vocab_size=100, context_length=512,

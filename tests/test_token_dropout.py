@@ -8,6 +8,7 @@ import torch
 
 from tests.tiny import tiny_base_folder
 from worker.engine.base import LoadedBase, load_base
+from worker.engine.carrying import Share
 from worker.engine.events import Checkpointed
 from worker.engine.example import Example
 from worker.engine.recipe import Recipe
@@ -15,7 +16,7 @@ from worker.engine.run import Run
 from worker.engine.token_dropout import shown_tokens
 from worker.engine.train import train
 from worker.engine.training import Training
-from worker.engine.update import Share, Updater
+from worker.engine.update import Updater
 
 TEXT = (5, 90, 41, 230)
 TRAIN = [Example((7, 8, 9 + index), (300, 0)) for index in range(4)]

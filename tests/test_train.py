@@ -11,6 +11,7 @@ from tests.tiny import CONTEXT_LENGTH, FAMILIES, tiny_base_folder
 from worker.engine import update
 from worker.engine.base import LoadedBase, load_base, weights_hash
 from worker.engine.batches import BatchOrder, collate
+from worker.engine.carrying import Share
 from worker.engine.checkpoint import TrainingState, read_checkpoint, write_checkpoint
 from worker.engine.errors import ContextOverflowError, DivergedError, InvalidRecipeError, OutOfMemoryError
 from worker.engine.evaluate import evaluate
@@ -251,7 +252,7 @@ def test_checkpointed_activations_give_the_same_gradient(tmp_path: Path, family:
         trained = parameterise(base, recipe, INIT_IDS)
         updater = update.Updater(base)
         updater.is_checkpointing = is_checkpointing
-        updater.accumulate([update.Share(method, trained, learnable_rows(4))])
+        updater.accumulate([Share(method, trained, learnable_rows(4))])
         gradients.append([tensor.grad for group in trained.groups() for tensor in group.tensors])
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
 

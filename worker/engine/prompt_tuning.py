@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from worker.engine.attention import attending, recording
 from worker.engine.bank import PrefixBank
@@ -12,7 +13,7 @@ from worker.engine.prefix_file import PrefixArray
 from worker.engine.recipe import Method
 
 
-def kv_of_vectors(base: LoadedBase, vectors: Tensor) -> Tensor:
+def kv_of_vectors(base: LoadedBase, vectors: Tensor, model: PreTrainedModel | None = None) -> Tensor:
     """What every layer computes for input vectors at positions 0..P-1; gradients flow back to them.
 
     Because attention is causal, rows that attend to this get what they would get with the vectors in front of their
@@ -22,6 +23,7 @@ def kv_of_vectors(base: LoadedBase, vectors: Tensor) -> Tensor:
     Args:
         base: The frozen base.
         vectors: `[S, P, hidden]`.
+        model: A twin of the base's model, for a thread of its own.
 
     Returns:
         `[S, L, 2, H_kv, P, D]` in the base's number format.
@@ -29,8 +31,9 @@ def kv_of_vectors(base: LoadedBase, vectors: Tensor) -> Tensor:
     Source: Lester et al. 2021, arXiv 2104.08691.
     """
     position_ids = torch.arange(vectors.shape[1], device=base.device).unsqueeze(0)
-    with attending(base.model, None, ()), recording(base.model) as recorded:
-        base.model.base_model(inputs_embeds=vectors.to(base.dtype), position_ids=position_ids, use_cache=False)
+    model = model or base.model
+    with attending(model, None, ()), recording(model) as recorded:
+        model.base_model(inputs_embeds=vectors.to(base.dtype), position_ids=position_ids, use_cache=False)
     return recorded.stacked()
 
 

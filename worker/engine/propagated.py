@@ -33,7 +33,15 @@ class Propagated:
 
     def numbers(self) -> Tensor:
         """See `Parameterisation`."""
-        return kv_of_vectors(self._base, self._vectors.numbers()).float() + self._offsets.change()
+        return self.with_offsets(kv_of_vectors(self._base, self.vectors()))
+
+    def vectors(self) -> Tensor:
+        """The input vectors `[1, P, hidden]`, with the graph back to what is trained of them."""
+        return self._vectors.numbers()
+
+    def with_offsets(self, carried: Tensor) -> Tensor:
+        """The prefix, of what the base computed for the vectors, both `[1, L, 2, H_kv, P, D]`."""
+        return carried.float() + self._offsets.change()
 
     def groups(self) -> list[ParameterGroup]:
         """See `Parameterisation`."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from worker.engine.batches import BatchOrder
+from worker.engine.carrying import Share
 from worker.engine.checkpoint import TrainingState
 from worker.engine.errors import DivergedError, InvalidRecipeError
 from worker.engine.evaluate import evaluate
@@ -28,7 +29,7 @@ from worker.engine.slot import Slot
 from worker.engine.sweep import all_standing, judged_loss, leader, worse_half
 from worker.engine.token_dropout import EPOCHS_BEFORE, shown_tokens
 from worker.engine.training import Training, check_resolved, first_slots, fitting_rows
-from worker.engine.update import Share, Updater
+from worker.engine.update import Updater
 
 MAX_DIVERGENCES = 2
 """How often a training goes back with a lower rate before it fails."""

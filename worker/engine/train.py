@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from worker.engine.base import LoadedBase
+from worker.engine.carrying import Share
 from worker.engine.checkpoint import TrainingState
 from worker.engine.errors import EngineError
 from worker.engine.events import Checkpointed, Event, Failed, StopReason
@@ -12,7 +13,7 @@ from worker.engine.example import Example
 from worker.engine.recipe import Recipe
 from worker.engine.run import Run
 from worker.engine.training import Training
-from worker.engine.update import Share, Updater
+from worker.engine.update import Updater
 
 PATIENCE = 8
 """Evaluations without a new best after which a training ends: half of an automatic schedule, since much of what is

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,14 +13,11 @@ from worker.engine.attention import attending
 from worker.engine.bank import PrefixBank
 from worker.engine.base import LoadedBase
 from worker.engine.batches import MAX_MICRO_ROWS, SlotRow, collate, micro_batches, padded_tokens
+from worker.engine.carrying import PassPrefixes, Share
 from worker.engine.checkpointing import checkpointed_layers
 from worker.engine.device_memory import free_memory, is_out_of_memory
 from worker.engine.errors import OutOfMemoryError
-from worker.engine.example import Example
 from worker.engine.loss import target_nll
-from worker.engine.parameterisation import Parameterisation
-from worker.engine.prompt_tuning import bank_of
-from worker.engine.recipe import Method
 from worker.engine.side_by_side import SideBySide, dealt
 from worker.engine.token_budget import token_budget
 
@@ -32,23 +28,6 @@ MAX_WORKERS = 4
 
 MAX_WIDTH_SIDE_BY_SIDE = 512
 """Hidden width up to which parts are computed side by side; operators of wider models fill all cores by themselves."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one prefix brings into a pass.
-
-    Attributes:
-        method: What its numbers are.
-        parameterisation: What is trained.
-        rows: It learns from their mean loss; at least one.
-        shown: Indices of the virtual tokens that the rows see; None shows all.
-    """
-
-    method: Method
-    parameterisation: Parameterisation
-    rows: Sequence[Example]
-    shown: Tensor | None = None
 
 
 class Updater:
@@ -83,22 +62,16 @@ class Updater:
         Raises:
             OutOfMemoryError: Not even one row fits, with activations computed again.
         """
-        kvs = [self._prefix_of(share) for share in shares]
+        longest = max(len(row) for share in shares for row in share.rows)
+        num_workers = self._num_workers(longest) if len(shares) > 1 else 1
+        prefixes = PassPrefixes(self.base, shares, self._workers(num_workers) if num_workers > 1 else None)
         # The bank is a leaf, so that what makes a prefix of the trained tensors is computed once for all micro-batches.
-        bank = PrefixBank.stack([kv.detach().float() for kv in kvs])
+        bank = PrefixBank.stack([kv.detach().float() for kv in prefixes.kvs])
         bank.kv.requires_grad_(True)
         losses = self._pass_with_retries(bank, shares)
         assert bank.kv.grad is not None
-        gradients = [
-            gradient[..., : kv.shape[3], :].to(kv.dtype) for gradient, kv in zip(bank.kv.grad, kvs, strict=True)
-        ]
-        torch.autograd.backward(kvs, gradients)
+        prefixes.leave(bank.kv.grad)
         return losses
-
-    def _prefix_of(self, share: Share) -> Tensor:
-        """`[L, 2, H_kv, P', D]`, of the P' tokens that are shown, with the graph to what is trained."""
-        kv = bank_of(self.base, share.method, share.parameterisation.numbers()).kv[0]
-        return kv if share.shown is None else kv[..., share.shown.to(kv.device), :]
 
     def need_no_more_than(self, micro_batch_size: int, is_checkpointing: bool) -> None:
         """Computes at most so many rows at once, because a training that is resumed found that out before."""
