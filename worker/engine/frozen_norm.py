@@ -40,19 +40,22 @@ def _forward(module: nn.Module, stock: Callable[[Tensor], Tensor], hidden: Tenso
 class _FrozenRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        scale = _inverse_root(hidden.float(), epsilon)
+        normal = hidden.float()
+        scale = _inverse_root(normal, epsilon)
         ctx.save_for_backward(hidden, weight, scale)
-        return _normalise(hidden, weight, scale)
+        # In place but where the input is fp32 already, and what looks like a copy is the input itself.
+        normal = normal * scale if hidden.dtype == normal.dtype else normal.mul_(scale)
+        return _weighted(normal, weight, hidden.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         hidden, weight, scale = ctx.saved_tensors
-        normal = hidden * scale  # in fp32, as the scale is
         of_normal = (gradient * weight).float()
-        along = torch.linalg.vecdot(of_normal, normal).div_(normal.shape[-1]).unsqueeze(-1)
+        whole = hidden.float()  # all that follows is in fp32, and formats that differ within a product are slow
         # What points along the row changes its length, which the norm takes away again.
-        of_hidden = of_normal.sub_(normal.mul_(along)).mul_(scale)
+        along = torch.linalg.vecdot(of_normal, whole).unsqueeze(-1).mul_(scale.square() / -whole.shape[-1])
+        of_hidden = of_normal.addcmul_(whole, along).mul_(scale)
         return of_hidden.to(hidden.dtype), None, None
 
 
@@ -60,8 +63,8 @@ def _inverse_root(hidden: Tensor, epsilon: float) -> Tensor:
     return torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + epsilon)
 
 
-def _normalise(hidden: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    return weight * (hidden * scale).to(hidden.dtype)
+def _weighted(normal: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return weight * normal.to(dtype)
 
 
 def _epsilon(module: nn.Module) -> float:
@@ -75,5 +78,5 @@ def _is_as_here(module: nn.Module) -> bool:
         return False
     generator = torch.Generator().manual_seed(0)
     probe = torch.randn(PROBE_ROWS, len(weight), generator=generator).to(weight)
-    found = _normalise(probe, weight, _inverse_root(probe.float(), _epsilon(module)))
+    found = _weighted(probe.float() * _inverse_root(probe.float(), _epsilon(module)), weight, probe.dtype)
     return torch.equal(module(probe), found)

@@ -54,9 +54,11 @@ def target_nll(model: PreTrainedModel, bank: PrefixBank | None, batch: Batch, sl
         with head_at(model, batch.rows, batch.columns):
             logits = model(**inputs).logits
         return nn.functional.cross_entropy(logits[0].float(), batch.labels, reduction="none")
-    with last_mlp_at(model, batch.rows, batch.columns), hidden_at(model, batch.rows, batch.columns) as caught:
+    is_known = hasattr(model, HEAD_IS_LAST)
+    hidden = hidden_at(model, batch.rows, batch.columns, num_logits=0 if is_known else 1)
+    with last_mlp_at(model, batch.rows, batch.columns), hidden as caught:
         first = model(**inputs).logits
-    if not hasattr(model, HEAD_IS_LAST):
+    if not is_known:
         object.__setattr__(model, HEAD_IS_LAST, _is_last(head, caught[0], first))
         if not getattr(model, HEAD_IS_LAST):
             return target_nll(model, bank, batch, slots)
@@ -82,19 +84,20 @@ def _is_last(head: nn.Module, hidden: Tensor, first: Tensor) -> bool:
 
 
 @contextmanager
-def hidden_at(model: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[list[Tensor]]:
-    """Catches what the output layer is given at N places, `[N, C]`; the model computes logits of the first one only.
+def hidden_at(model: PreTrainedModel, rows: Tensor, columns: Tensor, num_logits: int) -> Iterator[list[Tensor]]:
+    """Catches what the output layer is given at N places, `[N, C]`, and leaves it next to nothing to compute.
 
     Args:
         model: A causal language model.
         rows: `[N]` row of each place.
         columns: `[N]` column of each place.
+        num_logits: Places of which the model computes logits, from the first on; even one reads the whole layer.
     """
     caught: list[Tensor] = []
 
     def catch(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
         caught.append(args[0][rows, columns])
-        return (caught[0][:1].detach().unsqueeze(0),)
+        return (caught[0][:num_logits].detach().unsqueeze(0),)
 
     handle = model.get_output_embeddings().register_forward_pre_hook(catch)
     try:
