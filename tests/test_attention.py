@@ -6,7 +6,7 @@ from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from tests.tiny import CONTEXT_LENGTH, FAMILIES, SLIDING_WINDOW, VOCAB_SIZE, tiny_model
 from worker.engine.attention import attending, install, prefix_sdpa_mask, recording
-from worker.engine.bank import NO_PREFIX, PrefixBank, position_ids_for
+from worker.engine.bank import NO_PREFIX, PrefixBank, SlotPrefix, position_ids_for
 
 NUM_VIRTUAL_TOKENS = 5
 
@@ -25,7 +25,7 @@ def random_bank(model: PreTrainedModel, lengths: tuple[int, ...]) -> PrefixBank:
         ids = torch.randint(VOCAB_SIZE, (1, length), generator=generator)
         with torch.no_grad(), recording(model) as recorded:
             model(ids)
-        prefixes.append(recorded.stacked()[0])
+        prefixes.append(SlotPrefix(recorded.stacked()[0]))
     return PrefixBank.stack(prefixes)
 
 

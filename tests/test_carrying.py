@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from tests.tiny import tiny_base_folder
+from worker.engine.bank import SlotPrefix
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.carrying import PassPrefixes, Share
 from worker.engine.example import Example
-from worker.engine.prompt_tuning import bank_of
+from worker.engine.prompt_tuning import kv_of_vectors
 from worker.engine.recipe import Recipe
 from worker.engine.reparameterisation import parameterise
 from worker.engine.side_by_side import SideBySide
@@ -24,8 +25,9 @@ RECIPES = (
     replace(GROWN, method="prompt-tuning", reparameterisation="muon"),
     replace(GROWN, reparameterisation="direct"),
     replace(GROWN, seed=1),
+    replace(GROWN, method="prefix-tuning-plus"),
 )
-TEXTS = tuple(tuple(range(start, start + 9)) for start in range(5, 10))
+TEXTS = tuple(tuple(range(start, start + 9)) for start in range(5, 11))
 ROW = Example((5, 6), (7,))
 
 
@@ -35,7 +37,7 @@ def base(tmp_path: Path) -> LoadedBase:
 
 
 def shares_of(base: LoadedBase) -> list[Share]:
-    """One of each kind, two of them of one length, one that hides a token; none is at its start any more."""
+    """One of each kind, several of one length, one that hides tokens; none is at its start any more."""
     shares = []
     for index, (recipe, text) in enumerate(zip(RECIPES, TEXTS, strict=True)):
         trained = parameterise(base, recipe, text)
@@ -47,6 +49,18 @@ def shares_of(base: LoadedBase) -> list[Share]:
     return shares
 
 
+def prefix_of(base: LoadedBase, share: Share) -> SlotPrefix:
+    """What a share's rows see, computed without the others."""
+    numbers = share.parameterisation.numbers()
+    kv = kv_of_vectors(base, numbers) if share.method == "prompt-tuning" else numbers
+    whole = SlotPrefix.of(share.method, kv[0])
+    return whole if share.shown is None else SlotPrefix(whole.kv[..., share.shown, :], whole.outside)
+
+
+def numbers_of(prefixes: Sequence[SlotPrefix]) -> list[Tensor]:
+    return [tensor for prefix in prefixes for tensor in (prefix.kv, prefix.outside) if tensor is not None]
+
+
 def gradients_of(shares: Sequence[Share]) -> list[Tensor | None]:
     return [tensor.grad for share in shares for group in share.parameterisation.groups() for tensor in group.tensors]
 
@@ -55,16 +69,16 @@ def gradients_of(shares: Sequence[Share]) -> list[Tensor | None]:
 def test_prefixes_and_gradients_of_a_pass_are_those_of_each_alone(base: LoadedBase, num_workers: int) -> None:
     shares, alone = shares_of(base), shares_of(base)
     prefixes = PassPrefixes(base, shares, SideBySide(base.model, num_workers) if num_workers > 1 else None)
-    wanted = []
-    for share in alone:
-        kv = bank_of(base, share.method, share.parameterisation.numbers()).kv[0]
-        wanted.append(kv if share.shown is None else kv[..., share.shown, :])
-    torch.testing.assert_close(prefixes.kvs, wanted, atol=1e-6, rtol=1e-5)
+    wanted = [prefix_of(base, share) for share in alone]
+    torch.testing.assert_close(numbers_of(prefixes.prefixes), numbers_of(wanted), atol=1e-6, rtol=1e-5)
 
-    longest = max(kv.shape[-2] for kv in wanted)
-    gradients = torch.randn(len(shares), *wanted[0].shape[:3], longest, wanted[0].shape[-1])
-    prefixes.leave(gradients)
-    for kv, gradient in zip(wanted, gradients, strict=True):
-        kv.backward(gradient[..., : kv.shape[-2], :])
+    longest = max(prefix.num_virtual_tokens for prefix in wanted)
+    shape = wanted[0].kv.shape
+    of_kv, of_outside = (torch.randn(len(shares), *shape[:3], longest, shape[-1]) for _ in range(2))
+    prefixes.leave(of_kv, of_outside)
+    for index, prefix in enumerate(wanted):
+        pairs = [(prefix.kv, of_kv[index]), (prefix.outside, of_outside[index])]
+        tensors, gradients = zip(*((a, b[..., : a.shape[-2], :]) for a, b in pairs if a is not None), strict=True)
+        torch.autograd.backward(tensors, gradients)
     torch.testing.assert_close(gradients_of(shares), gradients_of(alone), atol=1e-5, rtol=1e-4)
     assert all(gradient is not None and gradient.any() for gradient in gradients_of(shares))

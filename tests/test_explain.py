@@ -10,7 +10,7 @@ from tests.tiny import FAMILIES, VOCAB_SIZE, tiny_model, tiny_tokenizer
 from tests.tiny_seq2seq import tiny_seq2seq, tiny_seq2seq_tokenizer
 from worker.engine import explain as module
 from worker.engine.attention import attending
-from worker.engine.bank import NO_PREFIX, PrefixBank, position_ids_for
+from worker.engine.bank import NO_PREFIX, PrefixBank, SlotPrefix, position_ids_for
 from worker.engine.base import LoadedBase, prepare_base
 from worker.engine.explain import Explanation, Question, ScoredToken, answer_texts, score, token_text
 from worker.engine.families import geometry
@@ -32,8 +32,10 @@ def bank_of(base: LoadedBase) -> PrefixBank:
     measured, generator = base.geometry, torch.Generator().manual_seed(2)
     return PrefixBank.stack(
         [
-            torch.randn(
-                measured.num_attentions, 2, measured.num_kv_heads, length, measured.head_dim, generator=generator
+            SlotPrefix(
+                torch.randn(
+                    measured.num_attentions, 2, measured.num_kv_heads, length, measured.head_dim, generator=generator
+                )
             )
             for length in (3, 5)
         ]

@@ -9,7 +9,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from tests.tiny import CONTEXT_LENGTH, FAMILIES, tiny_base_folder, tiny_model
-from worker.engine.bank import NO_PREFIX, PrefixBank
+from worker.engine.bank import NO_PREFIX, PrefixBank, SlotPrefix
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.errors import ContextOverflowError
 from worker.engine.generate import GenerationRow, TokenEvent, cap_new_tokens, end_ids, stream, untouched_logits
@@ -36,7 +36,11 @@ def random_bank(base: LoadedBase, lengths: tuple[int, ...] = (5, 3)) -> PrefixBa
     generator = torch.Generator().manual_seed(2)
     return PrefixBank.stack(
         [
-            torch.randn(measured.num_layers, 2, measured.num_kv_heads, length, measured.head_dim, generator=generator)
+            SlotPrefix(
+                torch.randn(
+                    measured.num_layers, 2, measured.num_kv_heads, length, measured.head_dim, generator=generator
+                )
+            )
             for length in lengths
         ]
     )

@@ -8,7 +8,7 @@ import torch
 from tests.tiny import tiny_tokenizer
 from tests.tiny_families import VOCAB_SIZE, family_model
 from worker.engine.attention import attending, recording
-from worker.engine.bank import NO_PREFIX, PrefixBank, position_ids_for
+from worker.engine.bank import NO_PREFIX, PrefixBank, SlotPrefix, position_ids_for
 from worker.engine.base import LoadedBase, prepare_base
 from worker.engine.families import SUPPORTED_FAMILIES, geometry
 from worker.engine.generate import GenerationRow, stream
@@ -25,10 +25,12 @@ def base_of(family: str) -> LoadedBase:
 
 
 def real_bank(base: LoadedBase) -> PrefixBank:
+    """Two prefixes of real K/V, the second one with more outside the softmax."""
     ids = torch.randint(2, VOCAB_SIZE, (2, NUM_VIRTUAL_TOKENS), generator=torch.Generator().manual_seed(3))
     with torch.no_grad(), recording(base.model) as recorded:
         base.model(ids, use_cache=False)
-    return PrefixBank(recorded.stacked())
+    first, second = recorded.stacked()
+    return PrefixBank.stack([SlotPrefix(first), SlotPrefix(second, 0.5 * second)])
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from tests.tiny import FAMILIES, tiny_base_folder
 from tests.tiny_seq2seq import tiny_seq2seq_folder
 from worker.engine import step_attention
-from worker.engine.bank import NO_PREFIX, PrefixBank
+from worker.engine.bank import NO_PREFIX, PrefixBank, SlotPrefix
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.generate import GenerationRow, TokenEvent, stream
 from worker.engine.running_batch import RunningBatch, WritingRow
@@ -31,10 +31,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
 
 
 def bank_of(base: LoadedBase) -> PrefixBank:
+    """Prefixes of three lengths; that of a decoder's last slot stands outside the softmax too."""
     measured = base.geometry
     generator = torch.Generator().manual_seed(2)
     shapes = [(measured.num_attentions, 2, measured.num_kv_heads, length, measured.head_dim) for length in LENGTHS]
-    return PrefixBank.stack([torch.randn(shape, generator=generator) for shape in shapes])
+    prefixes = [SlotPrefix(torch.randn(shape, generator=generator)) for shape in shapes]
+    if not measured.has_encoder:
+        outside = 0.5 * torch.randn(prefixes[-1].kv.shape, generator=generator)
+        prefixes[-1] = SlotPrefix(prefixes[-1].kv, outside)
+    return PrefixBank.stack(prefixes)
 
 
 def row_of(base: LoadedBase, number: int, **settings: object) -> GenerationRow:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from worker.engine.bank import PrefixBank, Slots
+from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
+from worker.engine.outside import maps_of
 from worker.engine.prefix_mask import PrefixMask
 from worker.engine.relative_bias import RelativeBias
 
@@ -31,6 +32,9 @@ class ActivePrefixes:
         # Unbinding once makes the backward pass stack the layers' gradients, not add L tensors of the whole size.
         self._layers = bank.kv[..., : self.num_columns, :].unbind(1)
         self._rows: dict[int, Tensor] = {}
+        self._maps = None if bank.outside is None else maps_of(bank.outside).unbind(1)
+        shares = strengths or (1.0,) * len(self.slots)
+        self._shares = [0.0 if slot == NO_PREFIX else share for slot, share in zip(self.slots, shares, strict=True)]
         self.mask: PrefixMask | None = None
         self.relative_bias = RelativeBias(self.lengths)
 
@@ -50,6 +54,15 @@ class ActivePrefixes:
             if not kept.requires_grad:
                 self._rows[layer_idx] = kept
         return cast(tuple[Tensor, Tensor], kept.unbind(1))
+
+    def maps(self, layer_idx: int, like: Tensor) -> Tensor | None:
+        """What stands outside the softmax of a layer, `[B, H_kv, D, D]` in the number format of `like`, if anything."""
+        if self._maps is None:
+            return None
+        layer = self._maps[layer_idx]
+        slots = torch.tensor(self.slots, device=layer.device).clamp(min=0)
+        shares = torch.tensor(self._shares, device=layer.device, dtype=layer.dtype)
+        return (layer[slots] * shares[:, None, None, None]).to(like.dtype)
 
     def _gather(self, layer: Tensor, dtype: torch.dtype) -> Tensor:
         first = self.slots[0]

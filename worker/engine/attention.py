@@ -20,6 +20,7 @@ from worker.engine.bank import NO_PREFIX, PrefixBank, Slots
 from worker.engine.dense_attention import attend, can_attend, causal_mask
 from worker.engine.encoder_decoder import number_attentions
 from worker.engine.errors import UnsupportedModelError
+from worker.engine.outside import add_mapped
 from worker.engine.prefix_mask import PrefixMask
 from worker.engine.step_attention import Step, follow_positions
 
@@ -143,6 +144,14 @@ def prefix_sdpa_forward(
     step = attachment_of(module).step
     if step is not None:
         return step.attend(module, query, key, value, kwargs), None
+    output, weights = _sdpa(module, query, key, value, attention_mask, kwargs)
+    return _with_outside(module, query, output), weights
+
+
+def _sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    """What the softmax gives."""
     mask = _enter(module, key, value)
     if mask is not None:
         shape = (query.shape[2], key.shape[2])
@@ -181,8 +190,15 @@ def prefix_eager_forward(
         floor = torch.finfo(query.dtype).min
         attention_mask = torch.where(attention_mask, torch.zeros((), dtype=query.dtype, device=query.device), floor)
     eager_forward = sys.modules[type(module).__module__].eager_attention_forward
-    output: tuple[Tensor, Tensor | None] = eager_forward(module, query, key, value, attention_mask, **kwargs)
-    return output
+    output, weights = eager_forward(module, query, key, value, attention_mask, **kwargs)
+    return _with_outside(module, query, output), weights
+
+
+def _with_outside(module: nn.Module, query: Tensor, output: Tensor) -> Tensor:
+    """Adds what the rows' prefixes have outside the softmax, if any."""
+    active = attachment_of(module).active
+    maps = None if active is None else active.maps(place_in_bank(module), like=query)
+    return output if maps is None else add_mapped(output, query, maps)
 
 
 def _enter(module: nn.Module, key: Tensor, value: Tensor) -> PrefixMask | None:

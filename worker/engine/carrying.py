@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from worker.engine.bank import SlotPrefix
 from worker.engine.base import LoadedBase
 from worker.engine.example import Example
 from worker.engine.parameterisation import Parameterisation
@@ -15,6 +16,7 @@ from worker.engine.prompt_tuning import kv_of_vectors
 from worker.engine.propagated import Propagated
 from worker.engine.recipe import Method
 from worker.engine.side_by_side import SideBySide
+from worker.engine.with_outside import WithOutside
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class PassPrefixes:
             once.
 
     Attributes:
-        kvs: `[L, 2, H_kv, P', D]` for each share, of the P' tokens that it shows, with their graph.
+        prefixes: Of each share, with their graph; of the virtual tokens that it shows.
     """
 
     def __init__(self, base: LoadedBase, shares: Sequence[Share], workers: SideBySide | None) -> None:
@@ -52,24 +54,28 @@ class PassPrefixes:
         num_parts = min(workers.num_workers, len(shares)) if workers else 1
         self._parts = [list(range(first, len(shares), num_parts)) for first in range(num_parts)]
 
-        def carry(model: PreTrainedModel, part: Sequence[int]) -> list[Tensor]:
+        def carry(model: PreTrainedModel, part: Sequence[int]) -> list[SlotPrefix]:
             return prefixes_of(base, model, [shares[index] for index in part])
 
         carried = workers.map(carry, self._parts) if workers else [carry(base.model, self._parts[0])]
         by_share = dict(zip(chain(*self._parts), chain(*carried), strict=True))
-        self.kvs = [by_share[index] for index in range(len(shares))]
+        self.prefixes = [by_share[index] for index in range(len(shares))]
 
-    def leave(self, gradients: Tensor) -> None:
+    def leave(self, of_kv: Tensor, of_outside: Tensor | None) -> None:
         """Leaves the gradients at the trained tensors.
 
         Args:
-            gradients: Of the prefixes in the order of the shares, `[S, L, 2, H_kv, P, D]`, each from its first token.
+            of_kv: In the order of the shares, `[S, L, 2, H_kv, P, D]`, each from its first token.
+            of_outside: Of what stands outside the softmax, `[S, L, 2, H_kv, R, D]`; None where nothing does.
         """
 
         def leave(_: PreTrainedModel | None, part: Sequence[int]) -> None:
-            prefixes = [self.kvs[index] for index in part]
-            trimmed = [gradients[index, ..., : self.kvs[index].shape[-2], :].to(self.kvs[index]) for index in part]
-            torch.autograd.backward(prefixes, trimmed)
+            pairs = [(self.prefixes[index].kv, of_kv[index]) for index in part]
+            if of_outside is not None:
+                outsides = [(self.prefixes[index].outside, of_outside[index]) for index in part]
+                pairs += [(tensor, gradient) for tensor, gradient in outsides if tensor is not None]
+            trimmed = [gradient[..., : tensor.shape[-2], :].to(tensor) for tensor, gradient in pairs]
+            torch.autograd.backward([tensor for tensor, _ in pairs], trimmed)
 
         if self._workers:
             self._workers.map(leave, self._parts)
@@ -77,7 +83,7 @@ class PassPrefixes:
             leave(None, self._parts[0])
 
 
-def prefixes_of(base: LoadedBase, model: PreTrainedModel, shares: Sequence[Share]) -> list[Tensor]:
+def prefixes_of(base: LoadedBase, model: PreTrainedModel, shares: Sequence[Share]) -> list[SlotPrefix]:
     """What the rows of each share attend to, with the graph to what is trained.
 
     A few dozen vectors are too little work for a core, so those of one length are carried through the layers at once.
@@ -86,16 +92,13 @@ def prefixes_of(base: LoadedBase, model: PreTrainedModel, shares: Sequence[Share
         base: The frozen base.
         model: Its model, or a twin of it that this thread has for itself.
         shares: Whose prefixes are wanted.
-
-    Returns:
-        `[L, 2, H_kv, P', D]` for each share, of the P' tokens that it shows.
     """
     vectors = {index: found for index, share in enumerate(shares) if (found := _vectors_of(share)) is not None}
     carried: dict[int, Tensor] = {}
     for length in sorted({found.shape[1] for found in vectors.values()}):
         group = [index for index, found in vectors.items() if found.shape[1] == length]
         kv = kv_of_vectors(base, torch.cat([vectors[index] for index in group]), model)
-        carried |= zip(group, kv.unbind(0), strict=True)
+        carried |= zip(group, (one.unsqueeze(0) for one in kv.unbind(0)), strict=True)
     return [_shown(share, _completed(share, carried.get(index))) for index, share in enumerate(shares)]
 
 
@@ -103,17 +106,28 @@ def _vectors_of(share: Share) -> Tensor | None:
     """Input vectors `[1, P, hidden]` that the base has to carry through its layers, if there are any."""
     if share.method == "prompt-tuning":
         return share.parameterisation.numbers()
-    return share.parameterisation.vectors() if isinstance(share.parameterisation, Propagated) else None
+    inside = _inside(share)
+    return inside.vectors() if isinstance(inside, Propagated) else None
 
 
-def _completed(share: Share, carried: Tensor | None) -> Tensor:
-    """`[L, 2, H_kv, P, D]`; what the base carried is all of it, a part of it, or none."""
+def _completed(share: Share, carried: Tensor | None) -> SlotPrefix:
+    """What the base carried, `[1, L, 2, H_kv, P, D]`, is all of the prefix, a part of it, or none."""
     if carried is None:
-        return share.parameterisation.numbers()[0]
-    if isinstance(share.parameterisation, Propagated):
-        return share.parameterisation.with_offsets(carried.unsqueeze(0))[0]
-    return carried
+        carried = share.parameterisation.numbers()
+    else:
+        inside = _inside(share)
+        carried = inside.with_offsets(carried) if isinstance(inside, Propagated) else carried
+        if isinstance(share.parameterisation, WithOutside):
+            carried = share.parameterisation.around(carried)
+    return SlotPrefix.of(share.method, carried[0])
 
 
-def _shown(share: Share, kv: Tensor) -> Tensor:
-    return kv if share.shown is None else kv[..., share.shown.to(kv.device), :]
+def _inside(share: Share) -> Parameterisation:
+    whole = share.parameterisation
+    return whole.inside if isinstance(whole, WithOutside) else whole
+
+
+def _shown(share: Share, prefix: SlotPrefix) -> SlotPrefix:
+    if share.shown is None:
+        return prefix
+    return SlotPrefix(prefix.kv[..., share.shown.to(prefix.kv.device), :], prefix.outside)

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from worker.engine.attention import stepping
+from worker.engine.bank import SlotPrefix
 from worker.engine.base import LoadedBase
 from worker.engine.encoded_prompts import EncodedPrompts
 from worker.engine.row_cache import RowCache
+from worker.engine.row_maps import RowMaps
 from worker.engine.step_attention import Columns, Span, Step
 
 
@@ -54,6 +56,7 @@ class Continuation:
         self._cache = RowCache(
             measured.num_layers, measured.num_kv_heads, measured.head_dim, base.model.dtype, base.device
         )
+        self._maps = RowMaps(measured.num_layers, base.model.dtype)
         self._encoded = EncodedPrompts(base) if measured.has_encoder else None
         self._first_index = measured.num_encoder_layers
         # Of four dimensions, so that models take it as it is; attention in steps builds its own.
@@ -66,24 +69,25 @@ class Continuation:
         return self._cache.column_bytes
 
     @torch.inference_mode()
-    def join(self, prompt_ids: Sequence[int], prefix: Tensor | None = None, strength: float = 1.0) -> RunningRow:
+    def join(self, prompt_ids: Sequence[int], prefix: SlotPrefix | None = None, strength: float = 1.0) -> RunningRow:
         """Takes a row in; the next step begins to read its prompt.
 
         Args:
             prompt_ids: At least one id.
-            prefix: `[attentions, 2, H_kv, P, D]`; None is the untouched base.
+            prefix: What stands in front of it; None is the untouched base.
             strength: From 0 to 1. At 1 attention sees the prefix as it is, at 0 the row is the base's own; between,
-                log strength is added to the scores of the prefix.
+                log strength is added to the scores of the prefix, and strength multiplies what it has outside.
         """
         prefix = prefix if strength > 0 else None
-        row = RunningRow(tuple(prompt_ids), 0 if prefix is None else int(prefix.shape[3]), strength)
+        row = RunningRow(tuple(prompt_ids), 0 if prefix is None else prefix.num_virtual_tokens, strength)
         row.pending = list(self._base.decoder_start_ids or row.prompt_ids)
         row.num_columns = row.num_virtual_tokens
         place = len(self.rows)
         self._cache.reserve(place + 1, row.num_columns + len(row.pending))
         if prefix is not None:
             layers = slice(self._first_index, self._first_index + self._base.geometry.num_layers)
-            self._cache.fill(place, prefix[layers])
+            self._cache.fill(place, prefix.kv[layers])
+        self._maps.fill(place, None if prefix is None else prefix.outside, strength)
         if self._encoded is not None:
             self._encoded.join(row.prompt_ids, prefix, row.strength)
         self.rows.append(row)
@@ -105,6 +109,7 @@ class Continuation:
             self._encoded.pop()
         if not self.rows:
             self._cache.release()
+            self._maps.release()
 
     def accept(self, row: RunningRow, token_id: int) -> None:
         """Puts the chosen token behind a row, to be computed in the next step."""
@@ -165,7 +170,7 @@ class Continuation:
         ends = torch.tensor(lengths).cumsum(0)[: len(ready)] - 1
         wanted = 0 if len(ready) == len(columns) else ends.to(device)
         if self._encoded is None:
-            step = Step(own, self._base.geometry.num_layers, lengths, num_single)
+            step = Step(own, self._base.geometry.num_layers, lengths, num_single, maps=self._maps)
             with stepping(self._base.model, step):
                 output = self._base.model(
                     input_ids=input_ids,
@@ -195,6 +200,7 @@ class Continuation:
         if source == target:
             return
         self._cache.move(source, target, self.rows[source].num_columns)
+        self._maps.move(source, target)
         if self._encoded is not None:
             self._encoded.move(source, target)
         self.rows[target] = self.rows[source]

@@ -9,7 +9,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from worker.engine.attention import attending
-from worker.engine.bank import NO_PREFIX, PrefixBank
+from worker.engine.bank import NO_PREFIX, PrefixBank, SlotPrefix
 from worker.engine.base import LoadedBase
 from worker.engine.row_cache import RowCache
 from worker.engine.step_attention import Columns, Span
@@ -20,7 +20,7 @@ class _Prompt:
     """One prompt; its `span` is where the columns of the encoder's states stand, behind the prefix."""
 
     ids: tuple[int, ...]
-    prefix: Tensor | None
+    prefix: SlotPrefix | None
     span: Span
 
 
@@ -41,14 +41,14 @@ class EncodedPrompts:
         self._read_now: list[_Prompt] = []
         self._states = torch.empty(0)
 
-    def join(self, prompt_ids: tuple[int, ...], prefix: Tensor | None, strength: float) -> None:
+    def join(self, prompt_ids: tuple[int, ...], prefix: SlotPrefix | None, strength: float) -> None:
         """Takes the prompt of a row in, behind the others."""
-        place, length = len(self._prompts), 0 if prefix is None else int(prefix.shape[3])
+        place, length = len(self._prompts), 0 if prefix is None else prefix.num_virtual_tokens
         span = Span(place, length, len(prompt_ids), length, strength)
         self._cache.reserve(place + 1, span.stop)
         if prefix is not None:
             measured = self._base.geometry
-            self._cache.fill(place, prefix[measured.num_encoder_layers + measured.num_layers :])
+            self._cache.fill(place, prefix.kv[measured.num_encoder_layers + measured.num_layers :])
         self._prompts.append(_Prompt(prompt_ids, prefix, span))
 
     def move(self, source: int, target: int) -> None:

@@ -135,12 +135,14 @@ class Geometry:
         """How many numbers a prefix of that length holds.
 
         Args:
-            method: `prefix-tuning` (keys and values in every layer) or `prompt-tuning` (input vectors).
+            method: `prefix-tuning` (keys and values in every layer), `prefix-tuning-plus` (as many again outside the
+                softmax) or `prompt-tuning` (input vectors).
             num_virtual_tokens: Its length P in tokens.
         """
         if method == "prompt-tuning":
             return num_virtual_tokens * self.hidden_size
-        return num_virtual_tokens * self.num_attentions * 2 * self.num_kv_heads * self.head_dim
+        num_columns = num_virtual_tokens * (2 if method == "prefix-tuning-plus" else 1)
+        return num_columns * self.num_attentions * 2 * self.num_kv_heads * self.head_dim
 
 
 def check_family(config: Mapping[str, Any]) -> None:
@@ -179,15 +181,17 @@ def check_method(measured: Geometry, method: str) -> None:
 
     Args:
         measured: Measurements of the base.
-        method: `prefix-tuning` or `prompt-tuning`.
+        method: One of `recipe.Method`.
 
     Raises:
-        UnsupportedModelError: Prompt tuning of an encoder-decoder: its encoder reads in both directions, so no keys and
-            values can be computed beforehand from vectors at its input.
+        UnsupportedModelError: Of an encoder-decoder anything but prefix tuning: its encoder reads in both directions,
+            so no keys and values can be computed beforehand from vectors at its input; and what stands outside the
+            softmax was never measured in its three attentions.
     """
-    if measured.has_encoder and method == "prompt-tuning":
+    if measured.has_encoder and method != "prefix-tuning":
+        words = "Prompt tuning" if method == "prompt-tuning" else "Prefix tuning+"
         raise UnsupportedModelError(
-            "Prompt tuning works with models that only decode, and this base has an encoder. Choose prefix tuning."
+            f"{words} works with models that only decode, and this base has an encoder. Choose prefix tuning."
         )
 
 

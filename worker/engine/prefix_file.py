@@ -27,6 +27,9 @@ ENCODER_TENSORS_NAME = "prefix.safetensors"
 
 TENSOR = "prompt_embeddings"
 PEFT_TYPES: dict[Method, str] = {"prefix-tuning": "PREFIX_TUNING", "prompt-tuning": "PROMPT_TUNING"}
+COLUMNS_PER_TOKEN: dict[Method, int] = {"prefix-tuning": 1, "prompt-tuning": 1, "prefix-tuning-plus": 2}
+"""Rows of the table for each virtual token."""
+
 
 MAX_CONFIG_BYTES = 100_000
 MAX_HEADER_BYTES = 1_000_000
@@ -42,7 +45,8 @@ class PrefixArray:
 
     Attributes:
         method: What the numbers are.
-        values: fp32; prefix tuning `[L, 2, H_kv, P, D]` (keys, then values), prompt tuning `[P, hidden]`.
+        values: fp32; prefix tuning `[L, 2, H_kv, P, D]` (keys, then values), with plus `[L, 2, H_kv, 2 P, D]` (those
+            outside the softmax come last), prompt tuning `[P, hidden]`.
         num_virtual_tokens: Its length P in tokens.
     """
 
@@ -53,7 +57,9 @@ class PrefixArray:
     @classmethod
     def of(cls, method: Method, values: NDArray[np.float32]) -> "PrefixArray":
         """Wraps numbers whose shape says their length."""
-        return cls(method, values, int(values.shape[3] if method == "prefix-tuning" else values.shape[0]))
+        if method == "prompt-tuning":
+            return cls(method, values, int(values.shape[0]))
+        return cls(method, values, int(values.shape[3]) // COLUMNS_PER_TOKEN[method])
 
 
 def write_prefix_file(path: Path, prefix: PrefixArray) -> None:
@@ -90,21 +96,22 @@ def read_prefix_file(path: Path, method: Method, geometry: Geometry) -> PrefixAr
     Raises:
         InvalidPrefixFileError: It is damaged, holds something else, or does not fit the base.
     """
-    width = geometry.prefix_parameters(method, 1)
+    columns = COLUMNS_PER_TOKEN[method]
+    width = geometry.prefix_parameters(method, 1) // columns
     size = path.stat().st_size
-    if size > 8 + MAX_HEADER_BYTES + MAX_VIRTUAL_TOKENS * width * 4:
+    if size > 8 + MAX_HEADER_BYTES + MAX_VIRTUAL_TOKENS * columns * width * 4:
         raise InvalidPrefixFileError(
             f"{TENSORS_NAME} has {size:,} bytes, more than a prefix of {MAX_VIRTUAL_TOKENS} tokens for this base. "
             "Import a file that PEFT or this app wrote."
         )
     with path.open("rb") as file:
         header, start = _read_header(file.read(8), file.read(min(size, MAX_HEADER_BYTES)), size)
-        dtype, num_tokens = _check_entry(header, width, method, size - start)
+        dtype, num_rows = _check_entry(header, width, method, size - start)
         file.seek(start)
-        table = _decode(file.read(), dtype).reshape(num_tokens, width)
+        table = _decode(file.read(), dtype).reshape(num_rows, width)
     if not np.isfinite(table).all():
         raise InvalidPrefixFileError(f"{TENSORS_NAME} holds numbers that are not finite. Train or export it again.")
-    return PrefixArray(method, _from_table(table, method, geometry), num_tokens)
+    return PrefixArray(method, _from_table(table, method, geometry), num_rows // columns)
 
 
 def adapter_config(
@@ -223,7 +230,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 def _to_table(prefix: PrefixArray) -> NDArray[np.float32]:
     if prefix.method == "prompt-tuning":
         return prefix.values
-    return prefix.values.transpose(3, 0, 1, 2, 4).reshape(prefix.num_virtual_tokens, -1)
+    return prefix.values.transpose(3, 0, 1, 2, 4).reshape(prefix.values.shape[3], -1)
 
 
 def _from_table(table: NDArray[np.float32], method: Method, geometry: Geometry) -> NDArray[np.float32]:
@@ -268,10 +275,12 @@ def _check_entry(header: dict[str, Any], width: int, method: Method, data_bytes:
         )
     if not isinstance(shape, list) or len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
         raise InvalidPrefixFileError(f"{TENSOR!r} has the shape {str(shape)[:60]}; expected [tokens, {width}].")
-    if shape[1] != width or shape[0] > MAX_VIRTUAL_TOKENS:
+    columns = COLUMNS_PER_TOKEN[method]
+    if shape[1] != width or shape[0] > MAX_VIRTUAL_TOKENS * columns or shape[0] % columns:
+        counts = f"1 to {MAX_VIRTUAL_TOKENS}" if columns == 1 else f"2 to {MAX_VIRTUAL_TOKENS * columns}, even"
         raise InvalidPrefixFileError(
-            f"{TENSOR!r} has the shape {shape}; a {method} prefix of this base has [1 to {MAX_VIRTUAL_TOKENS}, "
-            f"{width}]. Choose the base model that it was trained on."
+            f"{TENSOR!r} has the shape {shape}; a {method} prefix of this base has [{counts}, {width}]. "
+            "Choose the base model that it was trained on."
         )
     expected = math.prod(shape) * DTYPES[dtype]
     if entry.get("data_offsets") != [0, expected] or data_bytes != expected:

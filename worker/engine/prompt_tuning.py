@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from worker.engine.attention import attending, recording
-from worker.engine.bank import PrefixBank
+from worker.engine.bank import PrefixBank, SlotPrefix
 from worker.engine.base import LoadedBase
 from worker.engine.prefix_file import PrefixArray
 from worker.engine.recipe import Method
@@ -43,9 +43,10 @@ def bank_of(base: LoadedBase, method: Method, numbers: Tensor) -> PrefixBank:
     Args:
         base: The frozen base.
         method: What the numbers are.
-        numbers: `[S, L, 2, H_kv, P, D]` for prefix tuning, `[S, P, hidden]` for prompt tuning.
+        numbers: `[S, L, 2, H_kv, P, D]` for prefix tuning, with plus 2 P columns, `[S, P, hidden]` for prompt tuning.
     """
-    return PrefixBank(kv_of_vectors(base, numbers) if method == "prompt-tuning" else numbers)
+    kv = kv_of_vectors(base, numbers) if method == "prompt-tuning" else numbers
+    return PrefixBank.stack([SlotPrefix.of(method, slot) for slot in kv])
 
 
 @torch.no_grad()
@@ -56,8 +57,12 @@ def load_bank(base: LoadedBase, prefixes: Sequence[PrefixArray]) -> PrefixBank:
         base: The frozen base.
         prefixes: Slot i of the bank is the i-th.
     """
-    kvs = []
-    for prefix in prefixes:
-        numbers = torch.from_numpy(prefix.values).to(base.device).unsqueeze(0)
-        kvs.append(bank_of(base, prefix.method, numbers).kv[0].to(base.dtype))
-    return PrefixBank.stack(kvs)
+    return PrefixBank.stack([load_prefix(base, prefix) for prefix in prefixes])
+
+
+@torch.no_grad()
+def load_prefix(base: LoadedBase, prefix: PrefixArray) -> SlotPrefix:
+    """A stored prefix for use, in the base's number format."""
+    numbers = torch.from_numpy(prefix.values).to(base.device).unsqueeze(0)
+    kv = kv_of_vectors(base, numbers) if prefix.method == "prompt-tuning" else numbers
+    return SlotPrefix.of(prefix.method, kv[0].to(base.dtype))

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from worker.engine.errors import InvalidRecipeError
 
-Method = Literal["prefix-tuning", "prompt-tuning"]
+Method = Literal["prefix-tuning", "prompt-tuning", "prefix-tuning-plus"]
 Initialisation = Literal["text", "random"]
 Reparameterisation = Literal["direct", "muon", "mlp", "propagated"]
 Precision = Literal["auto", "float32", "bfloat16", "int8", "int4"]
@@ -37,7 +37,8 @@ class Recipe:
     """How a prefix is trained. A field that is None is chosen from the task by `worker.engine.automatic`.
 
     Attributes:
-        method: Key/value vectors in every layer, or vectors at the input layer only.
+        method: Key/value vectors in every layer; vectors at the input layer only; or, with plus, as many key/value
+            vectors again outside attention's softmax, which no other tool can load.
         num_virtual_tokens: Length P of the prefix in tokens.
         init: Start from the K/V of the instruction and the first examples, or from random numbers.
         reparameterisation: What is trained: the prefix's own numbers with AdamW (direct), the same as matrices with

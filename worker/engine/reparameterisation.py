@@ -10,6 +10,7 @@ from worker.engine.mlp import MLP
 from worker.engine.parameterisation import Direct, Parameterisation
 from worker.engine.propagated import Propagated
 from worker.engine.recipe import Recipe
+from worker.engine.with_outside import WithOutside
 
 
 def parameterise(base: LoadedBase, recipe: Recipe, init_ids: Sequence[int]) -> Parameterisation:
@@ -20,6 +21,8 @@ def parameterise(base: LoadedBase, recipe: Recipe, init_ids: Sequence[int]) -> P
         recipe: Fully resolved.
         init_ids: Text that a prefix with `init: text` starts from.
     """
+    if recipe.method == "prefix-tuning-plus":
+        return WithOutside(parameterise(base, replace(recipe, method="prefix-tuning"), init_ids), recipe.seed)
     key_rate_factor = 1.0 if recipe.key_rate_factor is None else recipe.key_rate_factor
     if recipe.reparameterisation == "propagated" and can_propagate(base, recipe):
         vectors = initial_numbers(base, replace(recipe, method="prompt-tuning"), init_ids)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worker.engine.bank import SlotPrefix
 from worker.engine.base import LoadedBase
 from worker.engine.continuation import Continuation, RunningRow
 from worker.engine.detokenise import Detokeniser, StopFilter
@@ -69,23 +70,23 @@ class RunningBatch:
         """Rows whose prompts are not read to their end."""
         return sum(not row.was_prefilled for row in self._writing)
 
-    def bytes_with(self, more: Sequence[tuple[GenerationRow, Tensor | None]]) -> int:
+    def bytes_with(self, more: Sequence[tuple[GenerationRow, SlotPrefix | None]]) -> int:
         """Memory of all rows at their longest, together with more of them.
 
         Args:
             more: Rows with their prefixes.
         """
         under_way = [(each.row, each.running.num_virtual_tokens) for each in self._writing.values()]
-        asked = [(row, 0 if prefix is None else int(prefix.shape[3])) for row, prefix in more]
+        asked = [(row, 0 if prefix is None else prefix.num_virtual_tokens) for row, prefix in more]
         longest = max((_num_columns(row, length) for row, length in [*under_way, *asked]), default=0)
         return (len(under_way) + len(asked)) * longest * self._continuation.column_bytes
 
-    def join(self, row: GenerationRow, prefix: Tensor | None = None) -> WritingRow:
+    def join(self, row: GenerationRow, prefix: SlotPrefix | None = None) -> WritingRow:
         """Takes a row in; the next step begins to read its prompt.
 
         Args:
             row: What it asks for; its slot is not looked at.
-            prefix: `[attentions, 2, H_kv, P, D]`, or None.
+            prefix: What stands in front of it, if anything.
         """
         running = self._continuation.join(row.prompt_ids, prefix, row.strength)
         self._writing[running] = WritingRow(row, self._base, running)

@@ -17,8 +17,10 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 from worker.engine.attachment import Attachment, place_in_bank
 from worker.engine.dense_attention import answers_by_products, attend_answers
+from worker.engine.outside import add_mapped
 from worker.engine.relative_bias import distance_bias
 from worker.engine.row_cache import RowCache
+from worker.engine.row_maps import RowMaps
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Step:
         num_single: How many rows are attended to together.
         crossed: Columns of what an encoder has read.
         positions: `[1, N]`: where the tokens of an encoder-decoder's answers stand.
+        maps: What the rows' prefixes have outside the softmax, in the order of the rows.
     """
 
     def __init__(
@@ -130,8 +133,9 @@ class Step:
         first_index: int = 0,
         crossed: Columns | None = None,
         positions: Tensor | None = None,
+        maps: RowMaps | None = None,
     ) -> None:
-        self._own, self._crossed = own, crossed
+        self._own, self._crossed, self._maps = own, crossed, maps
         self._num_layers, self._first_index = num_layers, first_index
         self._lengths, self._num_single = lengths, num_single
         self.positions = positions
@@ -167,13 +171,19 @@ class Step:
         if done:
             together = query[:, :, :done].transpose(0, 2)
             mask = columns.single_mask(window, bias, query)
-            outputs.append(compute(module, together, *columns.single(layer), mask, kwargs).transpose(0, 1))
+            output = compute(module, together, *columns.single(layer), mask, kwargs)
+            outputs.append(self._with_outside(layer, slice(0, done), together, output).transpose(0, 1))
         for index in range(self._num_single, len(self._lengths)):
             piece = query[:, :, done : done + self._lengths[index]]
             done += self._lengths[index]
             mask = columns.mask_of(index, window, bias, query)
-            outputs.append(compute(module, piece, *columns.of(layer, index), mask, kwargs))
+            output = compute(module, piece, *columns.of(layer, index), mask, kwargs)
+            outputs.append(self._with_outside(layer, slice(index, index + 1), piece, output))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+
+    def _with_outside(self, layer: int, rows: slice, query: Tensor, output: Tensor) -> Tensor:
+        maps = None if self._maps is None else self._maps.read(layer, rows.start, rows.stop)
+        return output if maps is None else add_mapped(output, query, maps)
 
 
 def follow_positions(model: PreTrainedModel) -> None:

@@ -30,6 +30,10 @@ MAX_WIDTH_SIDE_BY_SIDE = 512
 """Hidden width up to which parts are computed side by side; operators of wider models fill all cores by themselves."""
 
 
+Gradients = tuple[Tensor, Tensor | None]
+"""Of a bank's keys and values, and of those outside the softmax."""
+
+
 class Updater:
     """Computes the gradients of several prefixes over one frozen base, each as if it were alone.
 
@@ -66,11 +70,9 @@ class Updater:
         num_workers = self._num_workers(longest) if len(shares) > 1 else 1
         prefixes = PassPrefixes(self.base, shares, self._workers(num_workers) if num_workers > 1 else None)
         # The bank is a leaf, so that what makes a prefix of the trained tensors is computed once for all micro-batches.
-        bank = PrefixBank.stack([kv.detach().float() for kv in prefixes.kvs])
-        bank.kv.requires_grad_(True)
-        losses = self._pass_with_retries(bank, shares)
-        assert bank.kv.grad is not None
-        prefixes.leave(bank.kv.grad)
+        bank = PrefixBank.stack([prefix.apart() for prefix in prefixes.prefixes])
+        losses, gradients = self._pass_with_retries(bank, shares)
+        prefixes.leave(*gradients)
         return losses
 
     def need_no_more_than(self, micro_batch_size: int, is_checkpointing: bool) -> None:
@@ -78,7 +80,7 @@ class Updater:
         self.micro_batch_size = min(self.micro_batch_size, micro_batch_size)
         self.is_checkpointing = self.is_checkpointing or is_checkpointing
 
-    def _pass_with_retries(self, bank: PrefixBank, shares: Sequence[Share]) -> list[float]:
+    def _pass_with_retries(self, bank: PrefixBank, shares: Sequence[Share]) -> tuple[list[float], Gradients]:
         rows = [SlotRow(slot, row) for slot, share in enumerate(shares) for row in share.rows]
         longest = max(len(row.example) for row in rows)
         self._foresee(longest)
@@ -91,33 +93,36 @@ class Updater:
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler, because the error's traceback holds the pass's tensors.
-            bank.kv.grad = None
             free_memory(self.base.device)
             self._need_less(max(len(batch) for batch in batches))
 
-    def _pass(self, bank: PrefixBank, batches: Sequence[Sequence[SlotRow]], num_workers: int) -> list[float]:
-        """Leaves the gradients of every slot's mean loss over its target tokens at the bank; returns those means."""
+    def _pass(
+        self, bank: PrefixBank, batches: Sequence[Sequence[SlotRow]], num_workers: int
+    ) -> tuple[list[float], Gradients]:
+        """Every slot's mean loss over its target tokens, and the gradients of those means for the bank."""
         num_targets = torch.zeros(bank.num_slots)
         for row in (row for batch in batches for row in batch):
             num_targets[row.slot] += len(row.example.target_ids)
         weights = (1 / num_targets).to(self.base.device)
         if len(batches) == 1 or num_workers == 1:
-            bank.kv.grad, totals = self._part(self.base.model, bank, batches, weights)
+            gradients, totals = self._part(self.base.model, bank, batches, weights)
         else:
             shares = dealt(batches, [padded_tokens(batch) for batch in batches], num_workers)
             workers = self._workers(num_workers)
             parts = workers.map(lambda model, share: self._part(model, bank, share, weights), shares)
-            bank.kv.grad = torch.stack([gradient for gradient, _ in parts]).sum(0)
-            totals = torch.stack([total for _, total in parts]).sum(0)
+            of_kv, of_outside = zip(*(gradients for gradients, _ in parts), strict=True)
+            gradients = (_sum(of_kv), None if bank.outside is None else _sum(of_outside))
+            totals = _sum([total for _, total in parts])
         losses: list[float] = totals.tolist()
-        return losses
+        return losses, gradients
 
     def _part(
         self, model: PreTrainedModel, bank: PrefixBank, batches: Sequence[Sequence[SlotRow]], weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Gradient of the bank and summed losses of some batches; touches nothing that another thread uses."""
+    ) -> tuple[Gradients, Tensor]:
+        """Gradients of the bank and summed losses of some batches; touches nothing that another thread uses."""
         device = self.base.device
-        own = PrefixBank(bank.kv.detach(), bank.lengths)
+        outside = None if bank.outside is None else bank.outside.detach().requires_grad_(True)
+        own = PrefixBank(bank.kv.detach(), bank.lengths, outside)
         own.kv.requires_grad_(True)
         totals = torch.zeros(bank.num_slots, device=device)
         for rows in batches:
@@ -131,7 +136,7 @@ class Updater:
                 weighted.sum().backward()  # type: ignore[no-untyped-call]
             totals.index_add_(0, slot_of_target, weighted.detach())
         assert own.kv.grad is not None
-        return own.kv.grad, totals
+        return (own.kv.grad, None if outside is None else outside.grad), totals
 
     def _num_workers(self, longest: int) -> int:
         """Parts that are computed side by side: one for each core of a CPU, where base and rows are small."""
@@ -166,3 +171,7 @@ class Updater:
             self.micro_batch_size,
             "on" if self.is_checkpointing else "off",
         )
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).sum(0)

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 
-from torch import Tensor
+from worker.engine.bank import SlotPrefix
 
 MAX_KEPT = 256
 """Prefixes at most, however small they are."""
@@ -17,20 +17,20 @@ class KeptPrefixes:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept: OrderedDict[str, SlotPrefix] = OrderedDict()
         self.num_bytes = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, key: str) -> Tensor | None:
+    def get(self, key: str) -> SlotPrefix | None:
         """A prefix that is kept, or None; it counts as used."""
         if key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def put(self, key: str, prefix: Tensor) -> None:
+    def put(self, key: str, prefix: SlotPrefix) -> None:
         """Keeps a prefix, and lets others go where there is no room."""
         self._kept[key] = prefix
         self.num_bytes += prefix.nbytes

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from storage.errors import TooLargeError
-from worker.engine.bank import NO_PREFIX
+from worker.engine.bank import NO_PREFIX, SlotPrefix
 from worker.engine.generate import GenerationRow, cap_new_tokens, end_ids
 from worker.engine.tokens import end_token_id
 from worker.inference.batch import Batch, Column, Started
@@ -24,7 +22,7 @@ class Prepared:
     """
 
     rows: list[GenerationRow]
-    prefixes: list[Tensor | None]
+    prefixes: list[SlotPrefix | None]
     started: list[Started]
 
 
@@ -47,12 +45,12 @@ def prepare(resident: Resident, batch: Batch) -> Prepared:
     return Prepared(rows, prefixes, started)
 
 
-def _row(resident: Resident, column: Column, prefix: Tensor | None, sampling: Sampling) -> GenerationRow:
+def _row(resident: Resident, column: Column, prefix: SlotPrefix | None, sampling: Sampling) -> GenerationRow:
     source = column.example_source
     shots = resident.shots(source) if column.context == "few-shot" and source is not None else ()
     base = resident.base
     prompt_ids = column.prompt.encode(base.tokenizer, column.context, shots)
-    num_virtual_tokens = 0 if prefix is None else int(prefix.shape[3])
+    num_virtual_tokens = 0 if prefix is None else prefix.num_virtual_tokens
     return GenerationRow(
         prompt_ids=tuple(prompt_ids),
         slot=NO_PREFIX if prefix is None else 0,
@@ -82,7 +80,7 @@ def _max_new_tokens(resident: Resident, num_prompt_tokens: int, num_virtual_toke
     return min(capped, room)
 
 
-def _started(resident: Resident, index: int, row: GenerationRow, prefix: Tensor | None) -> Started:
+def _started(resident: Resident, index: int, row: GenerationRow, prefix: SlotPrefix | None) -> Started:
     prompt = resident.base.tokenizer.decode(list(row.prompt_ids), clean_up_tokenization_spaces=False)
-    prefix_tokens = 0 if prefix is None else int(prefix.shape[3])
+    prefix_tokens = 0 if prefix is None else prefix.num_virtual_tokens
     return Started(index, prompt, len(row.prompt_ids), prefix_tokens, row.max_new_tokens, row.prompt_ids)

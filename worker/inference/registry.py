@@ -174,11 +174,10 @@ def _precision(origin: Prefix | Job) -> Precision:
 
 def _prefix_entry(name: str, numbers: Prefix | Snapshot, origin: Prefix | Job) -> PrefixEntry:
     """What a name stands for: numbers, which for a snapshot lie in a row of their own, and where they come from."""
-    method: Method = "prompt-tuning" if origin.method == "prompt-tuning" else "prefix-tuning"
     return PrefixEntry(
         name=name,
         artifact_hash=numbers.artifact_hash,
-        method=method,
+        method=cast(Method, origin.method),
         num_virtual_tokens=numbers.num_virtual_tokens,
         base_fingerprint=numbers.base_fingerprint,
         rendering=Rendering.from_dict({**NO_RENDERING, **numbers.rendering}),

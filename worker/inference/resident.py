@@ -4,14 +4,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from storage.errors import NotFoundError, WrongBaseError
-from worker.engine.bank import NO_PREFIX, PrefixBank
+from worker.engine.bank import NO_PREFIX, PrefixBank, SlotPrefix
 from worker.engine.base import LoadedBase
 from worker.engine.memory import available_memory
 from worker.engine.prefix_file import read_prefix_file
-from worker.engine.prompt_tuning import load_bank
+from worker.engine.prompt_tuning import load_prefix
 from worker.engine.tokens import draw_few_shot
 from worker.inference.kept_prefixes import KeptPrefixes
 from worker.inference.registry import PrefixEntry, Registry
@@ -92,8 +91,8 @@ class Resident:
                 self._shots.popitem(last=False)
         return self._shots[prefix]
 
-    def prefix(self, entry: PrefixEntry) -> Tensor:
-        """`[L, 2, H_kv, P, D]` of a prefix, in the base's number format and on its device.
+    def prefix(self, entry: PrefixEntry) -> SlotPrefix:
+        """A prefix in the base's number format and on its device.
 
         Raises:
             WrongBaseError: It was trained on other weights.
@@ -109,7 +108,7 @@ class Resident:
         kept = self._kept.get(entry.artifact_hash)
         if kept is None:
             array = read_prefix_file(self._registry.prefix_path(entry), entry.method, self.base.geometry)
-            kept = load_bank(self.base, [array]).kv[0].to(self.base.dtype)
+            kept = load_prefix(self.base, array)
             self._kept.put(entry.artifact_hash, kept)
         return kept
 
