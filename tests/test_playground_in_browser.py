@@ -116,28 +116,32 @@ def test_three_columns_answer_with_proof_tokens_and_dial(page: Page, told: list[
     assert told == []
 
 
-def hold_events(page: Page) -> list[Route]:
+class HeldEvents:
     """Keeps what the page tells Python under way until `release`, as a busy machine does."""
-    held: list[Route] = []
-    page.route(JOINS, lambda route: held.append(route))
-    return held
 
+    def __init__(self, page: Page) -> None:
+        self.page, self.routes, self.is_released = page, list[Route](), False
+        page.route(JOINS, self._take)
 
-def release(page: Page, held: list[Route]) -> None:
-    """Lets the held ones go, one after the other, and then all that follow."""
-    for route in held:
-        with page.expect_response(JOINS):
+    def _take(self, route: Route) -> None:
+        # One that comes between the release of the last and the end of the holding would else be held for ever.
+        route.continue_() if self.is_released else self.routes.append(route)
+
+    def release(self) -> None:
+        """Lets the held ones go, and then all that follow."""
+        self.is_released = True
+        for route in self.routes:
             route.continue_()
-    page.unroute(JOINS)
+        self.page.unroute(JOINS)
 
 
 def test_choice_that_is_made_while_the_last_is_read_counts(page: Page) -> None:
-    held = hold_events(page)
+    held = HeldEvents(page)
     page.locator("#play-columns input").click()
     with page.expect_request(JOINS):
         page.get_by_role("option", name=SECOND[:20]).click()
     page.get_by_role("option", name=FIRST).click()
-    release(page, held)
+    held.release()
     expect(page.locator("#play-time input")).to_be_visible()
 
 
@@ -145,13 +149,13 @@ def test_token_that_is_chosen_while_the_last_is_read_counts(page: Page) -> None:
     page.click("#play-random")
     expect(page.locator("#play-expected")).to_contain_text("The answer in the data")
     answer(page, 2)
-    held = hold_events(page)
+    held = HeldEvents(page)
     tokens = page.locator("#play-panes .ps-token[data-kind]")
     with page.expect_request(JOINS):
         tokens.nth(1).click()
     tokens.nth(3).click()
     page.wait_for_timeout(100)
-    release(page, held)
+    held.release()
     expect(page.locator("#play-detail")).to_contain_text("Token 4 of")
 
 
@@ -165,11 +169,11 @@ def test_card_of_a_job_that_is_pressed_while_the_last_is_read_counts(page: Page,
     expect(cards).to_have_count(3)
     cards.filter(has_text=PAUSED).click()
     expect(page.locator("#job-state")).to_contain_text(PAUSED)
-    held = hold_events(page)
+    held = HeldEvents(page)
     for number in range(2):
         cards.filter(has_text=f"copy {number}").click()
     page.wait_for_timeout(100)
-    release(page, held)
+    held.release()
     expect(page.locator("#job-state")).to_contain_text("copy 1")
     page.wait_for_timeout(2500)
     expect(page.locator("#job-state")).to_contain_text("copy 1")
@@ -209,11 +213,11 @@ def test_server_that_takes_no_more_requests_is_told_and_asked_again(page: Page, 
 def test_dial_that_moves_on_while_the_last_stop_is_read_counts(page: Page) -> None:
     page.click("#play-random")
     expect(page.locator("#play-expected")).to_contain_text("The answer in the data")
-    held = hold_events(page)
+    held = HeldEvents(page)
     for _ in range(2):
         page.locator("#play-dial").press("ArrowLeft")
     page.wait_for_timeout(300)
-    release(page, held)
+    held.release()
     answer(page, 2)
     expect(page.locator("#play-panes .ps-pane").nth(1)).to_contain_text("at 90 %")
 

@@ -10,13 +10,15 @@ from app.context import AppContext
 from app.services import answers
 from app.tabs.sources_panel import FILE_TYPES
 from app.ui import answer_view, markup
-from app.ui.pieces import guarded, html_piece, sentence
+from app.ui.pieces import guarded, html_piece, in_turn, sentence
 
 MAX_MISSING = 8
 """Columns that can be told by hand; a template that needs more of them wants a file with its names."""
 
 ACTIVE = ("queued", "running")
 REFRESH_S = 1.5
+PREFIX_SHOWN = "prefix-shown"
+"""What the choice of a prefix and the looks at its tables share: a look must not show those of the prefix before."""
 
 Updates = tuple[Any, ...]
 
@@ -61,7 +63,10 @@ class AnswerPanel:
         self.file.upload(guarded(self.drop), [self.file, self.chosen], [*self.shown, self.file])
         begun = self.start.click(guarded(self.begin), [self.chosen, self.draft, *self.fields], self.shown)
         begun.success(guarded(self.refresh), self.chosen, [self.tables, self.timer], show_progress="hidden")
-        self.timer.tick(guarded(self.refresh), self.chosen, [self.tables, self.timer], show_progress="hidden")
+        self.timer.tick(
+            guarded(self.refresh), self.chosen, [self.tables, self.timer], show_progress="hidden",
+            **in_turn(PREFIX_SHOWN),
+        )  # fmt: skip
 
     def show(self, prefix_id: str | None) -> Updates:
         """The tables that a prefix was given so far, and nothing dropped."""

@@ -7,7 +7,7 @@ import gradio as gr
 from app.context import AppContext
 from app.services import base_models
 from app.ui import markup, model_view
-from app.ui.pieces import LATEST, guarded, html_piece, picked, sentence
+from app.ui.pieces import LATEST, guarded, html_piece, in_turn, picked, sentence
 
 FETCHING = ("requested", "downloading")
 
@@ -69,9 +69,11 @@ class BaseStep:
         started = self.download.click(guarded(self.start_download), self.chosen, self.shown)
         started.then(lambda: "", None, self.hub_notice)
         self.cancel.click(guarded(self.stop_download), self.chosen, self.shown)
-        self.timer.tick(guarded(self.look_again), self.chosen, self.shown[1:], show_progress="hidden")
-        self.check.click(guarded(self.check_hub), [self.hub_id, self.chosen], [*self.shown, self.hub_notice])
-        self.hub_id.submit(guarded(self.check_hub), [self.hub_id, self.chosen], [*self.shown, self.hub_notice])
+        self.timer.tick(
+            guarded(self.look_again), self.chosen, self.shown[1:], show_progress="hidden", **in_turn("base-card")
+        )
+        self.check.click(guarded(self.check_hub), self.hub_id, [*self.shown, self.hub_notice])
+        self.hub_id.submit(guarded(self.check_hub), self.hub_id, [*self.shown, self.hub_notice])
 
     def choose(self, event: gr.EventData) -> Updates:
         """Takes the card that was pressed."""
@@ -117,12 +119,12 @@ class BaseStep:
         base_models.cancel_download(self.context, name)
         return self.show(name)
 
-    def check_hub(self, hub_id: str, chosen: str | None) -> Updates:
-        """Looks a hub id up and adds it to the list."""
+    def check_hub(self, hub_id: str) -> Updates:
+        """Looks a hub id up and adds it to the list; refused, it leaves a choice alone that was made meanwhile."""
         try:
             model = base_models.add_hub_model(self.context, hub_id)
         except Exception as fault:
-            return (*self.show(chosen), markup.notice(sentence(fault), "bad"))
+            return (*(gr.skip() for _ in self.shown), markup.notice(sentence(fault), "bad"))
         return (*self.show(model["name"]), markup.notice(f"{model['name']} is in the list.", "good"))
 
 

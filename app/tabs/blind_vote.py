@@ -18,7 +18,7 @@ from app.tabs.prompt_panel import CONVERSATION, PromptPanel, columns_of, drawn, 
 from app.tabs.running import RunningAnswers
 from app.ui import blind_view, compare_view
 from app.ui.compare_view import Comparison, Pane
-from app.ui.pieces import guarded, html_piece
+from app.ui.pieces import guarded, html_piece, in_turn
 from storage.errors import ConflictError, InvalidInputError
 
 ROW, PROMPT = "A random held-out row", "The prompt of the first tab"
@@ -80,7 +80,11 @@ class BlindVote:
         inputs = [self.source, columns.source, *columns.inputs, *form.inputs]
         self.next.click(guarded(self.draw), inputs, self.shown, concurrency_limit=None, show_progress="hidden")
         for button, winner in zip(self.buttons, (0, 1, None), strict=True):
-            button.click(guarded(partial(self.vote, winner)), self.ballot, self.shown, show_progress="hidden")
+            # Two buttons that are pressed at once are one vote: the second finds the ballot gone.
+            button.click(
+                guarded(partial(self.vote, winner)), self.ballot, self.shown, show_progress="hidden",
+                **in_turn("blind-vote"),
+            )  # fmt: skip
 
     def show(self) -> str:
         """The tally as it stands."""

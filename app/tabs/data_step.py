@@ -107,13 +107,14 @@ class DataStep:
                 concurrency_id="read-anew",
             )  # fmt: skip
         written = [self.dataset, self.reveal, *self.mapping_fields]
-        for field in (self.reveal, *self.mapping_fields):
-            field.input(
-                guarded(self.render), written, [self.samples, self.gate, self.next, *self.doctor.live],
-                trigger_mode="always_last", show_progress="hidden",
-            )  # fmt: skip
+        # One event for all fields, so that the samples of the last that was written stay.
+        gr.on(
+            [field.input for field in (self.reveal, *self.mapping_fields)], guarded(self.render), written,
+            [self.samples, self.gate, self.next, *self.doctor.live], trigger_mode="always_last",
+            show_progress="hidden",
+        )  # fmt: skip
         mended = [self.dataset, self.doctor.found, *self.mapping_fields]
-        pressed = self.doctor.findings.select(guarded(self.press), mended, [self.wish, self.doctor.findings])
+        pressed = self.doctor.findings.select(guarded(self.press), mended, [self.wish, self.doctor.findings], **LATEST)
         pressed.success(guarded(self.repair), [self.wish, self.dataset, *self.mapping_fields], self.shown)
         self.doctor.versions.select(guarded(self.go_back), self.dataset, self.shown)
 

@@ -118,8 +118,9 @@ class JobsTab:
             )  # fmt: skip
         self.timer.tick(guarded(self.refresh), self.inputs, self.shown, show_progress="hidden")
         self.runs.only.input(
-            guarded(self.refresh), self.inputs, self.shown, show_progress="hidden", trigger_mode="always_last"
-        )
+            guarded(self.refresh), self.inputs, self.shown, show_progress="hidden", **LATEST,
+            concurrency_id="press-job",
+        )  # fmt: skip
         closed = self.runs.close.click(lambda: False, None, self.comparing)
         closed.then(guarded(self.refresh), self.inputs, self.shown)
         choices = [self.stop_choice, self.delete_choice]

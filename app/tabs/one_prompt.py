@@ -67,13 +67,12 @@ class OnePrompt:
         asks = [self.answer.click, form.raw.submit, form.message.submit, *(each.submit for each in form.fields)]
         gr.on(asks, guarded(self.compare), self.inputs, self.shown, concurrency_limit=None, show_progress="hidden")
         columns = self.columns
-        # A slider that moves on while its last stop is being read has to be heard, and "always_last" loses the stop.
-        turned = columns.strength.select(columns.take_strength, None, columns.percent, trigger_mode="multiple")
+        turned = columns.strength.select(columns.take_strength, None, columns.percent, **LATEST)
         moved = columns.time.slider.select(
             columns.time.take,
             [columns.time.at, columns.time.moments],
             [columns.time.at, self.stages],
-            trigger_mode="multiple",
+            **LATEST,
         )
         for changed, inputs in ((turned, [self.no_stages, *self.inputs]), (moved, [self.stages, *self.inputs])):
             changed.then(

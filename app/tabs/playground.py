@@ -15,7 +15,7 @@ from app.tabs.one_prompt import OnePrompt
 from app.tabs.prompt_panel import CHAT, FIELDS, RAW
 from app.tabs.saved_comparisons import SavedComparisons
 from app.ui import markup
-from app.ui.pieces import guarded
+from app.ui.pieces import LATEST, guarded
 from storage.errors import NotFoundError
 
 Updates = tuple[Any, ...]
@@ -63,20 +63,22 @@ class PlaygroundTab:
     def wire(self) -> None:
         """Ties what the user does to the services."""
         columns, saved = self.columns, self.saved
-        # Gradio would else drop a choice that is made while the one before it is still being read.
         for control, show, shown in (
             (columns.base, self.show_base, [self.form[0], *self.form[2:]]),
             (columns.chosen, self.show_chosen, self.followers),
             (self.one.prompt_panel.kind, self.show_chosen, self.followers),
         ):
-            control.input(guarded(show), self.inputs[1:-1], shown, show_progress="hidden", trigger_mode="always_last")
+            control.input(
+                guarded(show), self.inputs[1:-1], shown, show_progress="hidden", **LATEST, concurrency_id="play-form"
+            )
         self.one.wire()
         self.many.wire()
         self.blind.wire()
         self.blind_tab.select(guarded(self.blind.show), None, self.blind.tally, show_progress="hidden")
         self.saved_tab.select(guarded(saved.show), None, saved.cards, show_progress="hidden")
-        acted = saved.cards.select(guarded(saved.act), None, [saved.wanted, saved.cards], show_progress="hidden")
-        acted.success(guarded(self.open_wanted), saved.wanted, self.shown, show_progress="hidden")
+        last = {**LATEST, "concurrency_id": "saved", "show_progress": "hidden"}
+        acted = saved.cards.select(guarded(saved.act), None, [saved.wanted, saved.cards], **last)
+        acted.success(guarded(self.open_wanted), saved.wanted, self.shown, **last)
 
     def cancel(self, request: gr.Request) -> None:
         """Ends what is being written for a browser tab."""
@@ -122,8 +124,15 @@ class PlaygroundTab:
         base, chosen, percent, at, kind, source = given
         choice = self.columns.choice(base, chosen)
         if source is None or choice.source != source:
-            return dict(zip(self.form, self._shown(choice, percent, at, kind), strict=True))
-        return dict(zip(self.form[:3], self.columns.show(choice, percent, at)[:3], strict=True))
+            shown = dict(zip(self.form, self._shown(choice, percent, at, kind), strict=True))
+        else:
+            shown = dict(zip(self.form[:3], self.columns.show(choice, percent, at)[:3], strict=True))
+        # What stays chosen is not written back: the next choice may be made already.
+        if choice.base == base:
+            shown[self.columns.base] = gr.Dropdown(choices=choice.bases)
+        if choice.chosen == chosen:
+            shown[self.columns.chosen] = gr.Dropdown(choices=choice.columns)
+        return shown
 
     def open_wanted(self, wanted: str | None) -> Shown:
         """Shows a comparison that was kept, with the form as it was."""

@@ -7,7 +7,7 @@ import gradio as gr
 
 from app.context import AppContext
 from app.services import base_models, prefixes
-from app.tabs.answer_panel import AnswerPanel
+from app.tabs.answer_panel import PREFIX_SHOWN, AnswerPanel
 from app.tabs.house import HousePanel
 from app.ui import markup, prefix_view
 from app.ui.pieces import LATEST, guarded, html_piece, picked, sentence
@@ -67,13 +67,13 @@ class PrefixesTab:
         """What `show` fills."""
         return [
             self.chosen, self.cards, self.foreign_base, self.column, self.detail, self.name, self.snippet,
-            self.download, *self.answers.shown,
+            self.download, self.with_rows, *self.answers.shown,
         ]  # fmt: skip
 
     def wire(self) -> None:
         """Ties what the user does to the services."""
-        self.cards.select(guarded(self.choose), None, self.shown, **LATEST)
-        self.with_rows.change(guarded(self._address), [self.chosen, self.with_rows], self.download)
+        self.cards.select(guarded(self.choose), None, self.shown, **LATEST, concurrency_id=PREFIX_SHOWN)
+        self.with_rows.input(guarded(self._address), [self.chosen, self.with_rows], self.download, **LATEST)
         given = [self.upload, self.chosen, self.foreign_base]
         self.upload.upload(guarded(self.take_zip), given, [*self.shown, self.notice])
         renamed = self.rename.click(guarded(self._rename), [self.chosen, self.name], None)
@@ -98,7 +98,7 @@ class PrefixesTab:
         bases = [each["name"] for each in base_models.listing(self.context) if each["download_state"] == "ready"]
         cards = prefix_view.library(listed, chosen), gr.Dropdown(choices=bases)
         if chosen is None:
-            return None, *cards, gr.Column(visible=False), "", "", "", gr.skip(), *self.answers.show(None)
+            return None, *cards, gr.Column(visible=False), "", "", "", gr.skip(), False, *self.answers.show(None)
         prefix = prefixes.describe(self.context, chosen)
         return (
             chosen,
@@ -108,6 +108,7 @@ class PrefixesTab:
             prefix["name"],
             prefix_view.snippet(prefixes.load_snippet(self.context, chosen)),
             self._address(chosen, False),
+            False,
             *self.answers.show(chosen),
         )
 

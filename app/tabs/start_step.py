@@ -9,7 +9,7 @@ from app.services import jobs
 from app.services.compare_runs import KINDS
 from app.tabs.lengths_panel import LengthsPanel
 from app.ui import markup
-from app.ui.pieces import guarded, html_piece, sentence
+from app.ui.pieces import LATEST, guarded, html_piece, in_turn, sentence
 from storage.errors import InvalidInputError
 
 METHODS = [
@@ -38,6 +38,9 @@ TRAINED = [
     ("A network (MLP) that makes the prefix", "mlp"),
     ("The numbers themselves, with AdamW", "direct"),
 ]
+
+SUMMARY = in_turn("train-summary")
+"""A summary that was asked for earlier must not replace that of the settings as they are."""
 
 Updates = tuple[Any, ...]
 
@@ -89,25 +92,26 @@ class StartStep:
     def wire(self, dataset: gr.State, chosen: gr.State) -> None:
         """Keeps the sentence and the rows over the context true while the settings change."""
         panel = self.lengths
-        self.length.change(guarded(panel.draw), [panel.measured, self.length], panel.piece, show_progress="hidden")
+        self.length.change(
+            guarded(panel.draw), [panel.measured, self.length], panel.piece, show_progress="hidden", **LATEST
+        )
         pressed = panel.piece.select(
-            guarded(panel.press), [dataset, panel.measured, self.length], [panel.wish, panel.piece]
+            guarded(panel.press), [dataset, panel.measured, self.length], [panel.wish, panel.piece], **LATEST
         )
         mended = pressed.success(guarded(panel.repair), [panel.wish, dataset, panel.measured, self.length], dataset)
-        summed = mended.success(guarded(self.show), [dataset, chosen, *self.fields], self.shown)
+        summed = mended.success(guarded(self.show), [dataset, chosen, *self.fields], self.shown, **SUMMARY)
         self.count_after(summed, dataset, chosen)
-        for field in self.fields[1:]:
-            field.change(
-                guarded(self.show), [dataset, chosen, *self.fields], self.shown, trigger_mode="always_last",
-                show_progress="hidden",
-            )  # fmt: skip
+        gr.on(
+            [field.change for field in self.fields[1:]], guarded(self.show), [dataset, chosen, *self.fields],
+            self.shown, trigger_mode="always_last", show_progress="hidden", **SUMMARY,
+        )  # fmt: skip
 
     def count_after(self, event: Any, dataset: gr.State, chosen: gr.State) -> None:
         """Has the tokens of the rows counted once an event is done."""
         panel = self.lengths
         event.then(
             guarded(panel.count), [dataset, chosen, panel.measured, self.length], [panel.measured, panel.piece],
-            show_progress="hidden",
+            show_progress="hidden", trigger_mode="always_last",
         )  # fmt: skip
 
     def show(self, dataset: dict[str, Any] | None, base_model: str | None, *fields: Any) -> Updates:

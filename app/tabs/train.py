@@ -8,7 +8,7 @@ import gradio as gr
 from app.context import AppContext
 from app.tabs.base_step import BaseStep
 from app.tabs.data_step import DataStep
-from app.tabs.start_step import StartStep
+from app.tabs.start_step import SUMMARY, StartStep
 from app.ui.pieces import guarded
 
 NAMELESS = {"train", "training", "data", "dataset", "table", "examples", "sheet1", "export"}
@@ -37,7 +37,7 @@ class TrainTab:
         listed = kept.success(guarded(base.show), base.chosen, base.shown)
         listed.success(lambda: gr.Walkthrough(selected=1), None, self.steps)
         named = base.next.click(guarded(self._suggest_name), [data.dataset, start.name], start.name)
-        summed = named.success(guarded(start.show), chosen, start.shown)
+        summed = named.success(guarded(start.show), chosen, start.shown, **SUMMARY)
         opened = summed.success(lambda: gr.Walkthrough(selected=2), None, self.steps)
         start.count_after(opened, data.dataset, base.chosen)
         back = base.back.click(lambda: gr.Walkthrough(selected=0), None, self.steps)

@@ -8,7 +8,7 @@ import gradio as gr
 from app.context import AppContext
 from app.services import jobs
 from app.ui import job_view, markup
-from app.ui.pieces import guarded
+from app.ui.pieces import LATEST, guarded
 
 PRIORITIES = [("First, before all others", 1), ("Normal", 0), ("Last, when nothing else waits", -1)]
 CONDITIONS = [("however it ends", "ended"), ("if it succeeds", "succeeded"), ("if it fails", "failed")]
@@ -51,11 +51,10 @@ class WaitingPanel:
             (tab.buttons["later"].click, partial(self._move, by=1), [tab.chosen]),
         )
         for listen, act, inputs in acts:
-            done = listen(guarded(act), inputs, None, show_progress="hidden")
+            last = {**LATEST, "concurrency_id": "job-order", "show_progress": "hidden"}
+            done = listen(guarded(act), inputs, None, **last)
             # What was refused shows as it was again.
-            done.then(_forget, tab.seen, tab.seen, show_progress="hidden").then(
-                guarded(tab.refresh), tab.inputs, tab.shown, show_progress="hidden"
-            )
+            done.then(_forget, tab.seen, tab.seen, **last).then(guarded(tab.refresh), tab.inputs, tab.shown, **last)
 
     def values(self, job: dict[str, Any] | None, listed: list[dict[str, Any]]) -> dict[str, Any]:
         """What the fields show of a job; each is the update of its component.

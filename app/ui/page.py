@@ -12,7 +12,7 @@ from app.tabs.playground import PlaygroundTab
 from app.tabs.prefixes import PrefixesTab
 from app.tabs.train import TrainTab
 from app.ui import markup
-from app.ui.pieces import guarded, html_piece
+from app.ui.pieces import LATEST, guarded, html_piece
 from app.ui.scripted import offer_endpoints
 from app.ui.theme import STYLE_SHEETS, build_theme, script
 
@@ -70,7 +70,10 @@ class Page:
             self.prefixes_tab: (guarded(library.show), library.chosen, library.shown),
         }  # fmt: skip
         for (tab, visit), name in zip(visits.items(), TABS, strict=True):
-            tab.select(lambda name=name: gr.Timer(active=name == "jobs"), None, history.timer)
+            tab.select(
+                lambda name=name: gr.Timer(active=name == "jobs"), None, history.timer, **LATEST,
+                concurrency_id="open-tab",
+            )  # fmt: skip
             tab.select(*visit, show_progress="hidden")
 
     def _wire_ways(self) -> None:

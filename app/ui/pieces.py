@@ -19,9 +19,20 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 LATEST: dict[str, Any] = {"trigger_mode": "multiple", "concurrency_limit": 1}
 """For events of which the last has to count although an earlier one is still being answered.
 
-Gradio drops them otherwise ("once"), or forgets which button was pressed ("always_last"). They are answered one after
-the other, so that what the last one shows stays; several that show the same share a `concurrency_id` beside it.
+Gradio drops them otherwise ("once"), or forgets which button was pressed and what comes after a fault ("always_last").
+They are answered one after the other, so that what the last one shows stays; several that show the same share a
+`concurrency_id` beside it. `events.js` sees that they come and are shown in the order in which they were made.
 """
+
+
+def in_turn(name: str) -> dict[str, Any]:
+    """For events that show the same: they are answered one after the other, none is ahead of an earlier one.
+
+    Args:
+        name: What they share.
+    """
+    return {"concurrency_limit": 1, "concurrency_id": name}
+
 
 PICK_SCRIPT = """
 element.addEventListener('click', (event) => {

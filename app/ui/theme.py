@@ -24,7 +24,7 @@ ACCENT = gr.themes.Color(
 """Teal whose middle tones are dark enough for white text on them (contrast 5.5)."""
 
 STYLE_SHEETS = [Path(__file__).with_name(name) for name in ("style.css", "doctor.css", "playground.css", "runs.css")]
-SCRIPTS = [Path(__file__).with_name(name) for name in ("page.js", "jobs.js")]
+SCRIPTS = [Path(__file__).with_name(name) for name in ("events.js", "page.js", "jobs.js")]
 
 
 def script() -> str:
