@@ -11,6 +11,7 @@ import torch
 
 from storage.errors import BusyError, TooLargeError
 from tests.tiny import tiny_base_folder
+from worker.engine.bank import SlotPrefix
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.rendering import Rendering
 from worker.inference.batch import Column, Ended, Piece, Proof, batch_of
@@ -45,7 +46,9 @@ def resident(base: LoadedBase) -> Resident:
     measured, generator = base.geometry, torch.Generator().manual_seed(2)
     for prefix in PREFIXES:
         shape = (measured.num_layers, 2, measured.num_kv_heads, prefix.num_virtual_tokens, measured.head_dim)
-        made._kept.put(prefix.artifact_hash, torch.randn(shape, generator=generator))
+        kv = torch.randn(shape, generator=generator)
+        outside = 0.5 * kv if prefix is PREFIXES[-1] else None
+        made._kept.put(prefix.artifact_hash, SlotPrefix(kv, outside))
     return made
 
 
