@@ -3,7 +3,7 @@
 `python -m bench.quality` trains every cell (task, method, seed) that its state folder lacks, prints the table, and once
 all are there writes `docs/benchmarks/quality.json`; stopped, it goes on where it was. `--report` prints what there is;
 `--quick` trains one small cell of each method and prints the stored figures. The last line is one JSON object: `tasks`,
-`wins_vs_peft_prefix`, `losses_vs_peft_prefix` and `lora_gap_closed`.
+`wins_vs_peft_prefix`, `losses_vs_peft_prefix`, `lora_gap_closed` and `lora_gap_closed_plus`.
 """
 
 import argparse

@@ -32,9 +32,17 @@ def _automatic(seed: int) -> Recipe:
     return Recipe(seed=seed)
 
 
+def _plus(seed: int) -> Recipe:
+    return Recipe(method="prefix-tuning-plus", seed=seed)
+
+
 OURS = "ours"
-OUR_METHODS: dict[str, OurMethod] = {OURS: OurMethod("ours, automatic recipe", _automatic)}
-"""A method outside PEFT's format gets a line of its own here."""
+OURS_PLUS = "ours_plus"
+OUR_METHODS: dict[str, OurMethod] = {
+    OURS: OurMethod("ours, automatic recipe", _automatic),
+    OURS_PLUS: OurMethod("ours, prefix tuning+ (no PEFT file)", _plus),
+}
+"""The first is judged; a method outside PEFT's format has a line of its own."""
 
 
 def resolved(base: LoadedBase, data: TaskData, asked: Recipe) -> Recipe:

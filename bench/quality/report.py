@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.quality.cells import Cell, Record
 from bench.quality.compare import loss_difference, mean_loss, score_difference
-from bench.quality.ours import OUR_METHODS, OURS
+from bench.quality.ours import OUR_METHODS, OURS, OURS_PLUS
 from bench.quality.peers import LORA_GOAL, PEERS, PREFIX_PEERS, PROMPT_PEERS
 
 TITLES = {key: method.title for key, method in OUR_METHODS.items()} | {key: peer.title for key, peer in PEERS.items()}
@@ -37,7 +37,7 @@ def judge_task(methods: ByMethod) -> dict[str, Any] | None:
     Returns:
         `best_peer`, `verdict` (`win`, `loss` or `tie`, by test loss), `loss_difference`, `score_difference` (ours less
         the peer's), and `gap_closed`: how much of the way from the best PEFT prefix to LoRA ours has gone, where LoRA
-        is better beyond its own interval.
+        is better beyond its own interval; `gap_closed_plus` is the same of what leaves PEFT's format.
     """
     if set(methods) != set(METHODS) or len({len(records) for records in methods.values()}) > 1:
         return None
@@ -49,20 +49,26 @@ def judge_task(methods: ByMethod) -> dict[str, Any] | None:
         "verdict": verdict,
         "loss_difference": difference.to_dict(),
         "score_difference": score_difference(methods[OURS], methods[best_peer]).to_dict(),
-        "gap_closed": _gap_closed(methods),
+        "gap_closed": _gap_closed(methods, OURS),
+        "gap_closed_plus": _gap_closed(methods, OURS_PLUS),
     }
 
 
 def headline(records: Mapping[Cell, Record]) -> dict[str, Any]:
     """The flat figures of the last line, over the tasks that are complete."""
     judged = [result for methods in by_task(records).values() if (result := judge_task(methods)) is not None]
-    shares = [result["gap_closed"] for result in judged if result["gap_closed"] is not None]
     return {
         "tasks": len(judged),
         "wins_vs_peft_prefix": sum(result["verdict"] == "win" for result in judged),
         "losses_vs_peft_prefix": sum(result["verdict"] == "loss" for result in judged),
-        "lora_gap_closed": round(float(np.mean(shares)), 3) if shares else None,
+        "lora_gap_closed": _mean_share(judged, "gap_closed"),
+        "lora_gap_closed_plus": _mean_share(judged, "gap_closed_plus"),
     }
+
+
+def _mean_share(judged: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    shares = [result[name] for result in judged if result[name] is not None]
+    return round(float(np.mean(shares)), 3) if shares else None
 
 
 def full_report(records: Mapping[Cell, Record]) -> dict[str, Any]:
@@ -110,7 +116,8 @@ def lines_of(report: Mapping[str, Any]) -> list[str]:
             f"[{score['low']:+.3f}, {score['high']:+.3f}]",
             "  LoRA r=32 is not better than the best PEFT prefix here"
             if gap is None
-            else f"  share of the gap from the best PEFT prefix to LoRA r=32 that ours closes: {gap:.2f}",
+            else f"  share of the gap from the best PEFT prefix to LoRA r=32 that ours closes: {gap:.2f}; "
+            f"with prefix tuning+ {comparison['gap_closed_plus']:.2f}",
         ]
     return lines
 
@@ -133,9 +140,9 @@ def _method_lines(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _gap_closed(methods: ByMethod) -> float | None:
+def _gap_closed(methods: ByMethod, mine: str) -> float | None:
     best_prefix = min(PREFIX_PEERS, key=lambda method: mean_loss(methods[method]))
     if loss_difference(methods[LORA_GOAL], methods[best_prefix]).high >= 0:
         return None
     start, goal = mean_loss(methods[best_prefix]), mean_loss(methods[LORA_GOAL])
-    return round((start - mean_loss(methods[OURS])) / (start - goal), 4)
+    return round((start - mean_loss(methods[mine])) / (start - goal), 4)
