@@ -116,7 +116,7 @@ class DataStep:
         mended = [self.dataset, self.doctor.found, *self.mapping_fields]
         pressed = self.doctor.findings.select(guarded(self.press), mended, [self.wish, self.doctor.findings], **LATEST)
         pressed.success(guarded(self.repair), [self.wish, self.dataset, *self.mapping_fields], self.shown)
-        self.doctor.versions.select(guarded(self.go_back), self.dataset, self.shown)
+        self.doctor.versions.select(guarded(self.go_back), self.dataset, self.shown, **LATEST)
 
     def upload(self, paths: Sequence[str] | None, dataset: dict[str, Any] | None, *options: str | None) -> Any:
         """Reads the files that were dropped; the copy in the page's cache is deleted in any case.
