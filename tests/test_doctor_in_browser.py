@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser import open_browser, screenshot
+from tests.browser import EXPECT_TIMEOUT_MS, open_browser, screenshot
 from tests.studio import Studio
 from tests.tiny import tiny_base_folder
 
@@ -37,7 +37,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 def page(browser: Browser, studio: Studio) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(EXPECT_TIMEOUT_MS)
     page.goto(studio.url)
     expect(page.locator(".ps-status")).to_contain_text("memory free")
     yield page

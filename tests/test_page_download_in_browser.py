@@ -9,7 +9,7 @@ import torch
 from playwright.sync_api import Browser, Locator, Page, expect
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.browser import open_browser, screenshot
+from tests.browser import EXPECT_TIMEOUT_MS, open_browser, screenshot
 from tests.hub_server import HubServer
 from tests.studio import Studio
 from tests.tiny import GROUPED, tiny_base_folder, tiny_tokenizer
@@ -52,7 +52,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory, hub: HubServer) -> Iterator
 def page(browser: Browser, studio: Studio) -> Iterator[Page]:
     """The page at step 2, with a built-in data set chosen and the list of the hub unfolded."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(EXPECT_TIMEOUT_MS)
     page.goto(studio.url)
     page.locator("#train-examples .ps-card").first.click()
     expect(page.locator("#train-continue-data")).to_be_enabled()

@@ -16,7 +16,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.browser import open_browser, screenshot
+from tests.browser import EXPECT_TIMEOUT_MS, open_browser, screenshot
 from tests.studio import Studio
 from tests.tiny import GROUPED, tiny_tokenizer
 
@@ -101,7 +101,7 @@ def told() -> list[str]:
 def blank_page(browser: Browser, told: list[str]) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(EXPECT_TIMEOUT_MS)
     page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("request", lambda request: told.append(request.url) if request.url.endswith("/x") else None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import open_browser, screenshot
+from tests.browser import EXPECT_TIMEOUT_MS, open_browser, screenshot
 from tests.studio import Studio
 from tests.tiny import tiny_base_folder
 
@@ -70,7 +70,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 def page(browser: Browser, studio: Studio) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(EXPECT_TIMEOUT_MS)
     page.goto(studio.url)
     expect(page.locator(".ps-status")).to_contain_text("memory free")
     yield page
@@ -100,7 +100,7 @@ def train(page: Page, steps: int) -> None:
     page.click("#train-start")
     # The tab may still show the job before, which is done.
     expect(page.locator("#job-state")).to_contain_text(name)
-    expect(page.locator("#job-state")).not_to_contain_text("Waiting")
+    expect(page.locator("#job-state")).not_to_contain_text("Waiting", timeout=120_000)
 
 
 def walk(page: Page, studio: Studio, task: Task) -> Path:
@@ -178,7 +178,7 @@ def test_closing_the_tab_in_mid_training_loses_nothing(
         time.sleep(0.1)
     again = browser.new_page()
     again.goto(address)
-    expect(again.locator("#job-state")).to_contain_text("Step", timeout=30_000)
+    expect(again.locator("#job-state")).to_contain_text("Step")
     expect(again.locator("#job-cards")).to_contain_text("restaurants")
     expect(again.locator("#job-curve polyline.ps-line-train")).to_be_visible()
     assert start_of_curve(again) == seen
@@ -224,5 +224,6 @@ def test_script_in_the_data_stays_text(page: Page, studio: Studio, tmp_path: Pat
     expect(page.locator("#train-notice")).to_contain_text("12 rows")
     expect(page.locator("#train-samples")).to_contain_text("<img src=x")
     page.wait_for_timeout(500)
-    assert page.title() == "Prefix Studio"
+    # A training that runs has its share in the title.
+    assert "owned" not in page.title()
     assert page.locator("#train-samples img").count() == 0

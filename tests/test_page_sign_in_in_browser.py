@@ -7,7 +7,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import open_browser
+from tests.browser import EXPECT_TIMEOUT_MS, open_browser
 from tests.studio import Studio
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -32,7 +32,7 @@ def page(browser: Browser, studio: Studio) -> Iterator[Page]:
     """The address of the Jobs tab, as somebody opens it who is not signed in."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(EXPECT_TIMEOUT_MS)
     page.goto(f"{studio.url}/?tab=jobs")
     yield page
     context.close()

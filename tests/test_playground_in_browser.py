@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
-from tests.browser import open_browser, screenshot
+from tests.browser import EXPECT_TIMEOUT_MS, open_browser, screenshot
 from tests.busy_model_server import BusyModelServer
 from tests.contrast import low_contrast
 from tests.playground_home import BASE, FIRST, PAUSED, SECOND, fill_home
@@ -49,7 +49,7 @@ def told() -> list[str]:
 def page(browser: Browser, studio: Studio, told: list[str]) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(EXPECT_TIMEOUT_MS)
     page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: told.append(str(error)))
     page.on("request", lambda request: told.append(request.url) if request.url.endswith("/x") else None)

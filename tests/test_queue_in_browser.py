@@ -17,7 +17,7 @@ from storage.lease import Lease, NewEvent, Progress
 from storage.migrate import migrate
 from storage.order import start_after
 from storage.settings import read_settings
-from tests.browser import open_browser, screenshot
+from tests.browser import EXPECT_TIMEOUT_MS, open_browser, screenshot
 from tests.runs import add_run, run_job
 from tests.stored import PREFIX_FIELDS, claim
 from tests.studio import PROJECT, START_TIMEOUT_S, free_port
@@ -109,7 +109,7 @@ def page(browser: Browser, role: Role, runs: dict[str, str]) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.add_init_script(NOTE_DOWN)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(EXPECT_TIMEOUT_MS)
     page.goto(f"{role.url}/?tab=jobs&job={runs['short']}")
     expect(page.locator("#job-cards .ps-card")).to_have_count(4)
     expect(page.locator("#job-state")).to_contain_text("short")
