@@ -8,7 +8,7 @@ from torch import Tensor
 from worker.engine.matrices import spread_of
 from worker.engine.parameterisation import ParameterGroup, Parameterisation
 
-VALUES_RATE_FACTOR = 0.25
+VALUES_RATE_FACTOR = 0.15
 KEYS_RATE_FACTOR = 0.3
 """Rates as multiples of the prefix's own, in units of the spread of its values and of the length of a key."""
 
