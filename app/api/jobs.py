@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.context import AppContext
 from app.services import activity, compare_runs, jobs
 from storage.settings import MAX_NAME_CHARACTERS
+from worker.engine.recipe import Method
 
 router = APIRouter(prefix="/jobs", tags=["Jobs"])
 
@@ -42,7 +43,10 @@ class JobRequest(Start):
 
     dataset_id: str = Field(description="Id of an uploaded dataset; its latest version is used.")
     base_model: str = Field(description="Name of a base model that is on this machine.")
-    method: Literal["prefix-tuning", "prompt-tuning"] | None = Field(None, description="Prefix tuning by default.")
+    method: Method | None = Field(
+        None,
+        description="Prefix tuning by default. Only Prefix Studio can load what prefix-tuning-plus makes, not PEFT.",
+    )
     name: str | None = Field(
         None, max_length=MAX_NAME_CHARACTERS, description="Also names the prefix; by default the table's name."
     )
@@ -63,7 +67,7 @@ class Changes(Start):
 
     name: str | None = Field(None, max_length=MAX_NAME_CHARACTERS, description="By default that of the job, numbered.")
     base_model: str | None = Field(None, description="Name of another base model that is on this machine.")
-    method: Literal["prefix-tuning", "prompt-tuning"] | None = None
+    method: Method | None = None
     recipe: dict[str, Any] | None = Field(None, description="The settings that differ; all others stay.")
     rendering: Literal["auto", "plain", "chat"] | None = None
 

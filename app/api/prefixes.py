@@ -76,13 +76,13 @@ def remove(context: Context, prefix_id: str) -> None:
     prefixes.remove(context, prefix_id)
 
 
-@router.get("/{prefix_id}/download", summary="Its zip: PEFT folder, card, load snippet", response_class=FileResponse)
+@router.get("/{prefix_id}/download", summary="Its zip: numbers, card, load snippet", response_class=FileResponse)
 def download(
     context: Context,
     prefix_id: str,
     include_rows: Annotated[bool, Query(description="Put sample rows of the data into it.")] = False,
 ) -> FileResponse:
-    """`peft.PeftModel.from_pretrained` loads the unpacked folder."""
+    """`peft.PeftModel.from_pretrained` loads the unpacked folder, unless `format_note` of the prefix says otherwise."""
     path = prefixes.export(context, prefix_id, include_rows=include_rows)
     return FileResponse(
         path,

@@ -4,14 +4,15 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from app.services.card import card_of
+from app.services.methods import OWN_TENSORS_NAME, is_own_format
 from app.services.snippet import snippet_of
 from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
 from worker.engine.families import Geometry
-from worker.engine.prefix_file import CONFIG_NAME, ENCODER_TENSORS_NAME, TENSORS_NAME, adapter_config
+from worker.engine.prefix_file import CONFIG_NAME, TENSORS_NAME, adapter_config
 from worker.engine.recipe import Method
 
 FORMAT_VERSION = 1
@@ -27,7 +28,7 @@ class Export:
         prefix: Its row.
         source: Where its base comes from.
         geometry: Measurements of its base.
-        tensors: The kept file of its numbers, already in PEFT's form.
+        tensors: The kept file of its numbers, a table as PEFT lays one out.
         include_rows: Whether sample rows of the user's data go along.
     """
 
@@ -36,6 +37,11 @@ class Export:
     geometry: Geometry
     tensors: Path
     include_rows: bool = False
+
+    @property
+    def is_own_format(self) -> bool:
+        """Whether PEFT cannot load it."""
+        return is_own_format(self.prefix.method, has_encoder=self.geometry.has_encoder)
 
     @property
     def samples(self) -> list[dict[str, Any]]:
@@ -55,8 +61,8 @@ class Export:
 def write_archive(target: Path, export: Export) -> None:
     """Writes the zip that `PeftModel.from_pretrained` loads once it is unpacked.
 
-    That of an encoder-decoder holds no `adapter_config.json`, because PEFT could load a part of it at most; its card
-    loads it with plain transformers.
+    One in our own format holds no `adapter_config.json`, because PEFT could load a part of it at most, in silence; its
+    card says how it is used instead.
 
     Args:
         target: The zip.
@@ -70,19 +76,18 @@ def write_archive(target: Path, export: Export) -> None:
         ),
         RECORD_NAME: json.dumps(_record(export), indent=2, ensure_ascii=False),
     }
-    if not export.geometry.has_encoder:
+    if not export.is_own_format:
         texts[CONFIG_NAME] = json.dumps(_adapter_config(export), indent=2)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in texts.items():
             archive.writestr(name, text)
-        archive.write(export.tensors, ENCODER_TENSORS_NAME if export.geometry.has_encoder else TENSORS_NAME)
+        archive.write(export.tensors, OWN_TENSORS_NAME if export.is_own_format else TENSORS_NAME)
 
 
 def _adapter_config(export: Export) -> dict[str, Any]:
     prefix = export.prefix
-    method: Method = "prompt-tuning" if prefix.method == "prompt-tuning" else "prefix-tuning"
     return adapter_config(
-        method,
+        cast(Method, prefix.method),
         prefix.num_virtual_tokens,
         export.geometry,
         base_model=prefix.base_model,

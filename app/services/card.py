@@ -5,6 +5,7 @@ from typing import Any
 
 from app.services.card_verdict import verdict_section
 from app.services.markdown import code, fenced, plain
+from app.services.methods import OWN_TENSORS_NAME, PLUS, title_of
 from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
 from worker.engine.prefix_file import PEFT_TYPES
@@ -32,7 +33,7 @@ def card_of(
     Args:
         prefix: Its row.
         source: Where its base comes from.
-        snippet: The lines that load it.
+        snippet: The lines that load it, or ask this app for its answers.
         metrics: Its figures, with rows of the user's data only where they may stand in it.
         samples: Rows of the user's data with their answers, where they may stand in it.
         has_encoder: Whether the base is an encoder-decoder, whose prefixes PEFT cannot hold.
@@ -46,7 +47,7 @@ def card_of(
         "## Base model",
         _base(prefix, is_hub),
         "## Load it",
-        _how_to_load(has_encoder),
+        _how_to_load(prefix.method, has_encoder),
         fenced(snippet, "python"),
         "## Prompt",
         _prompt(prefix),
@@ -61,14 +62,20 @@ def card_of(
 
 
 def _front_matter(prefix: Prefix, is_hub: bool, has_encoder: bool) -> str:
-    lines = ["---", f"library_name: {'transformers' if has_encoder else 'peft'}"]
+    library = "prefix-studio" if prefix.method == PLUS else "transformers" if has_encoder else "peft"
+    lines = ["---", f"library_name: {library}"]
     if is_hub:
         lines.append(f"base_model: {json.dumps(prefix.base_model)}")
-    tag = "prefix-tuning" if prefix.method == "prefix-tuning" else "prompt-tuning"
-    return "\n".join([*lines, f"tags: [{tag}]", "---"])
+    return "\n".join([*lines, f"tags: [{prefix.method}]", "---"])
 
 
-def _how_to_load(has_encoder: bool) -> str:
+def _how_to_load(method: str, has_encoder: bool) -> str:
+    if method == PLUS:
+        return (
+            "PEFT and other programs cannot load this prefix: it is in Prefix Studio's own format, because half of its "
+            "vectors stand outside attention's softmax. Import the zip into a Prefix Studio that has the base model, "
+            "which then answers in OpenAI's form; these lines ask it, with `pip install openai`:"
+        )
     if not has_encoder:
         return "Run this in the folder of this file, with `pip install torch transformers peft`:"
     return (
@@ -84,6 +91,12 @@ def _what_it_is(prefix: Prefix, has_encoder: bool) -> str:
             f"A prefix of {prefix.num_virtual_tokens:,} virtual tokens (keys and values in front of every attention of "
             f"encoder and decoder, {prefix.num_parameters:,} numbers), trained with Prefix Studio. The base model is "
             "unchanged."
+        )
+    if prefix.method == PLUS:
+        return (
+            f"A prefix of {prefix.num_virtual_tokens:,} virtual tokens by {title_of(PLUS)} (keys and values in every "
+            f"layer, as many outside attention's softmax as in it, {prefix.num_parameters:,} numbers in "
+            f"`{OWN_TENSORS_NAME}`), trained with Prefix Studio. The base model is unchanged."
         )
     kind = "keys and values in every layer" if prefix.method == "prefix-tuning" else "vectors at the input layer"
     peft_type = next(name for method, name in PEFT_TYPES.items() if method == prefix.method)

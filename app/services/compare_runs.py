@@ -5,6 +5,7 @@ from typing import Any
 
 from app.context import AppContext
 from app.services import jobs
+from app.services.methods import title_of
 from app.services.verdict import METRICS, SHARES, is_judged
 from storage.errors import InvalidInputError, NotFoundError
 from storage.prefixes import get_prefix
@@ -107,7 +108,7 @@ def _sources(told: Sequence[Run]) -> list[dict[str, Any]]:
     columns: tuple[tuple[str, str, Callable[[Run], Any]], ...] = (
         ("base_model", "Base model", lambda job: job["base_model"]),
         ("data", "Data", _data),
-        ("method", "Method", lambda job: job["method"]),
+        ("method", "Method", lambda job: title_of(job["method"])),
         ("template", "Prompt", lambda job: job["rendering"].get("template")),
         ("instruction", "Instruction", lambda job: job["rendering"].get("instruction") or None),
         ("rendering", "Rendering", lambda job: job["rendering"].get("kind")),

@@ -4,12 +4,12 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from app.services.archive import FORMAT_VERSION, RECORD_NAME
 from app.services.foreign_evaluation import read_evaluation
 from storage.errors import InvalidInputError
-from worker.engine.recipe import Recipe
+from worker.engine.recipe import Method, Recipe
 from worker.engine.rendering import Rendering
 
 MAX_TEXT = 100_000
@@ -28,6 +28,7 @@ class ForeignRecord:
 
     Attributes:
         name: Its name where it came from.
+        method: What its numbers are; None where another tool made the prefix.
         base_model: Name of its base there.
         base_revision: Commit of the base on the hub.
         base_fingerprint: SHA-256 over the base's weights; None where another tool made the prefix.
@@ -38,6 +39,7 @@ class ForeignRecord:
     """
 
     name: str = ""
+    method: Method | None = None
     base_model: str = ""
     base_revision: str | None = None
     base_fingerprint: str | None = None
@@ -51,7 +53,7 @@ def read_record(folder: Path) -> ForeignRecord:
     """Reads `prefix-studio.json` of an unpacked prefix; an empty record where another tool made it.
 
     Raises:
-        InvalidInputError: It is damaged, or of another version.
+        InvalidInputError: It is damaged, of another version, or of a method that is not known here.
     """
     path = folder / RECORD_NAME
     if not path.is_file():
@@ -67,6 +69,7 @@ def read_record(folder: Path) -> ForeignRecord:
     samples = record.get("samples")
     return ForeignRecord(
         name=_text(record, "name", MAX_SHORT_TEXT),
+        method=_method(record.get("method")),
         base_model=_text(base, "name", MAX_SHORT_TEXT),
         base_revision=_hexadecimal(base, "revision", 40),
         base_fingerprint=_hexadecimal(base, "fingerprint", 64),
@@ -92,6 +95,15 @@ def _parse(data: bytes) -> dict[str, Any]:
 def _finite(text: str) -> float | None:
     value = float(text)
     return value if math.isfinite(value) else None
+
+
+def _method(value: Any) -> Method | None:
+    if value is not None and value not in get_args(Method):
+        raise InvalidInputError(
+            f"The method in {RECORD_NAME} is {str(value)[:40]!r}; this Prefix Studio knows "
+            f"{', '.join(get_args(Method))}. Bring it up to date, or export the prefix again."
+        )
+    return cast(Method | None, value)
 
 
 def _rendering(values: dict[str, Any]) -> Rendering:

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from app.context import AppContext
+from app.services.archive import RECORD_NAME
 from app.services.base_models import require_ready
 from app.services.foreign_record import ForeignRecord, read_record
+from app.services.methods import OWN_TENSORS_NAME, is_own_format, title_of
 from app.services.prefix_body import prefix_body
 from app.services.unpack import unpack
 from storage.base_models import list_base_models
@@ -19,7 +21,6 @@ from storage.schema.base_model import BaseModel, DownloadState
 from worker.engine.families import Geometry, geometry
 from worker.engine.prefix_file import (
     CONFIG_NAME,
-    ENCODER_TENSORS_NAME,
     PrefixArray,
     read_adapter_config,
     read_peft_folder,
@@ -56,7 +57,7 @@ def import_zip(context: AppContext, path: Path, base_model: str | None = None) -
             unpack(path, folder)
             record = read_record(folder)
             base = _base_of(context, folder, record, base_model)
-            array = _read_numbers(folder, geometry(base.config or {}))
+            array = _read_numbers(folder, record, geometry(base.config or {}))
             # Written anew, so that what is kept has one form whoever made it.
             write_prefix_file(folder / "kept", array)
             size_bytes = (folder / "kept").stat().st_size
@@ -74,7 +75,8 @@ def _base_of(context: AppContext, folder: Path, record: ForeignRecord, named: st
             raise _wrong_base(record, base)
         return base
     if record.base_fingerprint is None:
-        said = str(read_adapter_config(folder).get("base_model_name_or_path") or "")[:100]
+        config = {} if _is_own_format(folder) else read_adapter_config(folder)
+        said = str(config.get("base_model_name_or_path") or record.base_model)[:100]
         hint = f" It was made for {said!r}." if said else ""
         raise InvalidInputError(
             f"This prefix was made by another tool and does not say which weights it belongs to.{hint} "
@@ -108,8 +110,9 @@ def _wrong_base(record: ForeignRecord, base: BaseModel) -> WrongBaseError:
     )
 
 
-def _read_numbers(folder: Path, measured: Geometry) -> PrefixArray:
-    array = _read_encoder_numbers(folder, measured) if measured.has_encoder else _read_decoder_numbers(folder, measured)
+def _read_numbers(folder: Path, record: ForeignRecord, measured: Geometry) -> PrefixArray:
+    read = _read_own_folder if _is_own_format(folder) else _read_peft_folder
+    array = read(folder, record, measured)
     if array.num_virtual_tokens > measured.context_length // 2:
         raise InvalidInputError(
             f"This prefix has {array.num_virtual_tokens:,} tokens, more than half of the base's context of "
@@ -118,21 +121,35 @@ def _read_numbers(folder: Path, measured: Geometry) -> PrefixArray:
     return array
 
 
-def _read_encoder_numbers(folder: Path, measured: Geometry) -> PrefixArray:
-    path = folder / ENCODER_TENSORS_NAME
-    if not path.is_file():
+def _is_own_format(folder: Path) -> bool:
+    return (folder / OWN_TENSORS_NAME).is_file() and not (folder / CONFIG_NAME).is_file()
+
+
+def _read_own_folder(folder: Path, record: ForeignRecord, measured: Geometry) -> PrefixArray:
+    """Numbers in our own format, which are what our record says: their shape alone would leave that open."""
+    if record.method is None:
         raise InvalidInputError(
-            f"The zip has no {ENCODER_TENSORS_NAME}, and its base here has an encoder: this prefix was made for a "
-            "model that only decodes. Name the base that it was trained on."
+            f"{RECORD_NAME} in this zip does not say by which method the prefix was trained. Download the prefix again."
         )
-    return read_prefix_file(path, "prefix-tuning", measured)
-
-
-def _read_decoder_numbers(folder: Path, measured: Geometry) -> PrefixArray:
-    if (folder / ENCODER_TENSORS_NAME).is_file() and not (folder / CONFIG_NAME).is_file():
+    if measured.has_encoder and record.method != "prefix-tuning":
+        raise InvalidInputError(
+            f"This prefix was made with {title_of(record.method)} for a model that only decodes, and its base here has "
+            "an encoder. Name the base that it was trained on."
+        )
+    if not is_own_format(record.method, has_encoder=measured.has_encoder):
         raise InvalidInputError(
             "This prefix was made for a model with encoder and decoder, and its base here only decodes. Name the base "
             "that it was trained on."
+        )
+    return read_prefix_file(folder / OWN_TENSORS_NAME, record.method, measured)
+
+
+def _read_peft_folder(folder: Path, record: ForeignRecord, measured: Geometry) -> PrefixArray:
+    """Numbers in PEFT's format, whoever wrote them."""
+    if measured.has_encoder:
+        raise InvalidInputError(
+            f"The zip has no {OWN_TENSORS_NAME}, and its base here has an encoder: this prefix was made for a "
+            "model that only decodes. Name the base that it was trained on."
         )
     config = read_adapter_config(folder)
     is_prefix = config["peft_type"] == "PREFIX_TUNING"
@@ -147,7 +164,13 @@ def _read_decoder_numbers(folder: Path, measured: Geometry) -> PrefixArray:
                 f"{name} of this prefix is {config[name]}; its base model here has {value}. Name the base that it was "
                 "trained on."
             )
-    return read_peft_folder(folder, measured)
+    array = read_peft_folder(folder, measured)
+    if record.method not in (None, array.method):
+        raise InvalidInputError(
+            f"{CONFIG_NAME} in this zip says {array.method}, but {RECORD_NAME} says {record.method}. Download the "
+            "prefix again."
+        )
+    return array
 
 
 def _fields(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.services import estimate
+from app.services.methods import PLUS
 from app.services.preflight import Plan
 
 
@@ -43,9 +44,12 @@ def _sentence(told: dict[str, Any]) -> str:
     kilobytes = told["size_bytes"] / 1000
     size = f"{kilobytes:,.0f} KB" if kilobytes < 1000 else f"{kilobytes / 1000:,.1f} MB"
     share = f"{100 * told['share']:.2g} % of the base, " if told["share"] else ""
+    is_plus = told["recipe"]["method"] == PLUS
+    more = " and as many again outside attention's softmax" if is_plus else ""
+    note = " Only Prefix Studio can load it, not PEFT." if is_plus else ""
     return (
-        f"A prefix of {told['num_virtual_tokens']:,} virtual tokens, which is {told['num_parameters']:,} numbers "
-        f"({share}{size}), in about {estimate.duration(told['estimate_s'])} on this machine."
+        f"A prefix of {told['num_virtual_tokens']:,} virtual tokens{more}, which is {told['num_parameters']:,} numbers "
+        f"({share}{size}), in about {estimate.duration(told['estimate_s'])} on this machine.{note}"
     )
 
 

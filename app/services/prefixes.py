@@ -10,6 +10,7 @@ from app.context import AppContext
 from app.services.archive import Export, write_archive
 from app.services.dataset_body import data_source
 from app.services.import_zip import import_zip
+from app.services.methods import format_note
 from app.services.prefix_body import prefix_body
 from app.services.snippet import snippet_of
 from storage import prefixes as stored
@@ -35,6 +36,9 @@ def listing(context: AppContext) -> list[dict[str, Any]]:
 def describe(context: AppContext, prefix_id: str) -> dict[str, Any]:
     """One prefix in full: its recipe, rendering, lineage, scores and sample answers.
 
+    Returns:
+        `format_note` says of a download that PEFT cannot load how it is used; None of all others.
+
     Raises:
         NotFoundError: There is no such prefix.
     """
@@ -42,8 +46,10 @@ def describe(context: AppContext, prefix_id: str) -> dict[str, Any]:
         prefix = stored.get_prefix(session, prefix_id)
         base_model = get_base_model_by_id(session, prefix.base_model_id)
         named = data_source(get_version(session, prefix.dataset_version_id) if prefix.dataset_version_id else None)
+    has_encoder = bool(base_model.config) and geometry(base_model.config or {}).has_encoder
     return {
         **prefix_body(prefix, with_rows=True),
+        "format_note": format_note(prefix.method, has_encoder=has_encoder),
         "base_source": base_model.source.value,
         "base_state": base_model.download_state.value,
         **named,

@@ -1,12 +1,14 @@
-"""The lines of Python that load a prefix with plain transformers and PEFT and ask it, rendered as it was trained."""
+"""The lines of Python that ask a prefix, rendered as it was trained: with transformers and PEFT where these load it."""
 
 from typing import Any
 
+from app.services import own_snippet
+from app.services.methods import OWN_TENSORS_NAME, PLUS
 from app.services.seq2seq_snippet import LINES
 from storage.schema.base_model import BaseModelSource
 from storage.schema.prefix import Prefix
 from worker.engine.families import Geometry
-from worker.engine.prefix_file import ENCODER_TENSORS_NAME, TENSOR
+from worker.engine.prefix_file import TENSOR
 from worker.engine.rendering import PLACEHOLDER, Rendering, template_blocks, template_columns
 
 LINE_BREAK = repr("\n")
@@ -60,9 +62,8 @@ def snippet_of(prefix: Prefix, source: BaseModelSource, measured: Geometry) -> s
     is_hub = source is BaseModelSource.HUB
     note = "" if is_hub else "  # download this base model in Prefix Studio and unpack it beside this folder's files"
     revision = f", revision={prefix.base_revision!r}" if is_hub and prefix.base_revision else ""
-    body = CHAT if rendering.uses_chat_template else PLAIN
-    text = LINES if measured.has_encoder else HEAD + body + TAIL
-    return text.format(
+    return _lines(prefix.method, measured, is_chat=rendering.uses_chat_template).format(
+        name=prefix.name,
         base=prefix.base_model,
         base_note=note,
         revision=revision,
@@ -70,11 +71,17 @@ def snippet_of(prefix: Prefix, source: BaseModelSource, measured: Geometry) -> s
         row=_row(rendering.template),
         prompt=prompt_expression(rendering.template),
         mark=TURN_MARK,
-        tensors=ENCODER_TENSORS_NAME,
+        tensors=OWN_TENSORS_NAME,
         tensor=TENSOR,
         num_heads=measured.num_kv_heads,
         max_new_tokens=MAX_NEW_TOKENS,
     )
+
+
+def _lines(method: str, measured: Geometry, *, is_chat: bool) -> str:
+    if method == PLUS:
+        return own_snippet.HEAD + (own_snippet.CHAT if is_chat else own_snippet.PLAIN)
+    return LINES if measured.has_encoder else HEAD + (CHAT if is_chat else PLAIN) + TAIL
 
 
 def prompt_expression(template: str) -> str:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.services.archive import RECORD_NAME
+from app.services.methods import OWN_TENSORS_NAME
 from storage.errors import InvalidInputError, TooLargeError
 from storage.zips import DAMAGED, METHODS
-from worker.engine.prefix_file import CONFIG_NAME, ENCODER_TENSORS_NAME, MAX_CONFIG_BYTES, TENSORS_NAME
+from worker.engine.prefix_file import CONFIG_NAME, MAX_CONFIG_BYTES, TENSORS_NAME
 
 MAX_MEMBERS = 1000
 MAX_DIRECTORY_BYTES = 1_000_000
@@ -18,7 +19,7 @@ CHUNK_BYTES = 1 << 20
 CAPS = {
     CONFIG_NAME: MAX_CONFIG_BYTES,
     TENSORS_NAME: MAX_TENSORS_BYTES,
-    ENCODER_TENSORS_NAME: MAX_TENSORS_BYTES,
+    OWN_TENSORS_NAME: MAX_TENSORS_BYTES,
     RECORD_NAME: MAX_RECORD_BYTES,
 }
 """The members that are ever read, with the most bytes that may come out of each."""
@@ -76,8 +77,9 @@ def _named_members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         if name in found:
             raise InvalidInputError(f"The zip holds {name} twice. Choose the zip of one prefix, as it was downloaded.")
         found[name] = member
-    has_encoder = ENCODER_TENSORS_NAME in found and CONFIG_NAME not in found
-    for name in (RECORD_NAME,) if has_encoder else (CONFIG_NAME, TENSORS_NAME):
+    is_own_format = OWN_TENSORS_NAME in found and CONFIG_NAME not in found
+    # Such numbers say nothing of themselves; what they are stands in our record alone.
+    for name in (RECORD_NAME,) if is_own_format else (CONFIG_NAME, TENSORS_NAME):
         if name not in found:
             raise InvalidInputError(
                 f"The zip has no {name}, so it is not that of a prefix. Choose one that PEFT or Prefix Studio wrote; "

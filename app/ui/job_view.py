@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from app.services.methods import title_of
 from app.services.verdict import is_judged
 from app.ui import answer_view, chart, markup, sweep_view, verdict_view
 
@@ -105,7 +106,7 @@ def details(job: dict[str, Any]) -> str:
     if _is_answering(job):
         return answer_view.details(job)
     metrics = job.get("metrics") or {}
-    pairs = [("Base model", markup.isolated(job["base_model"])), ("Method", markup.escape(job["method"]))]
+    pairs = [("Base model", markup.isolated(job["base_model"])), ("Method", markup.escape(title_of(job["method"])))]
     if job.get("dataset_name"):
         pairs.append(("Data", markup.data_source(job)))
     for name, title in (("num_parameters", "Numbers trained"), ("num_virtual_tokens", "Length in tokens")):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.services import verdict
+from app.services.methods import title_of
 from app.ui import markup, verdict_view
 
 KINDS = {
@@ -29,7 +30,7 @@ def detail(prefix: dict[str, Any]) -> str:
         ("Base revision", markup.isolated(prefix.get("base_revision") or "–")),
         ("Base fingerprint", f"<code>{markup.escape(prefix['base_fingerprint'][:12])}…</code>"),
         ("Data", markup.data_source(prefix)),
-        ("Method", markup.escape(prefix["method"])),
+        ("Method", markup.escape(title_of(prefix["method"]))),
         ("Length in tokens", f"{prefix['num_virtual_tokens']:,}"),
         ("Numbers trained", f"{prefix['num_parameters']:,}"),
         ("Size", markup.file_size(prefix["size_bytes"])),
@@ -39,7 +40,11 @@ def detail(prefix: dict[str, Any]) -> str:
         ("Learning rate", markup.escape(recipe.get("learning_rate", "–"))),
     ]
     judged = verdict_view.shown(prefix["metrics"].get("evaluation"), imported=prefix["imported"])
-    return f'<p class="ps-title">{markup.isolated(prefix["name"])}</p>{judged}{markup.facts(pairs)}'
+    title = f'<p class="ps-title">{markup.isolated(prefix["name"])}</p>'
+    note = prefix.get("format_note")
+    # The download button stands right below.
+    told = f'<p class="ps-soft">{markup.escape(note)}</p>' if note else ""
+    return f"{title}{judged}{markup.facts(pairs)}{told}"
 
 
 def snippet(code: str) -> str:
