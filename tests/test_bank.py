@@ -29,6 +29,7 @@ def test_slots_without_anything_outside_the_softmax_have_zeros_there() -> None:
     assert bank.outside is not None
     assert bank.outside.shape == (2, 2, 2, 1, 2, 4)
     assert not bank.outside[0].any()
+    assert bank.prefix(0).outside is None
     assert torch.equal(bank.prefix(1).outside, prefix(2, 2.0))
     assert PrefixBank.stack([one]).outside is None
 

@@ -161,6 +161,18 @@ def test_memory_is_counted_at_its_longest_and_given_back(llama: LoadedBase) -> N
     assert batch.bytes_with([]) == 0
 
 
+def test_memory_of_maps_counts_for_every_row_once_one_has_any(llama: LoadedBase) -> None:
+    bank, batch, measured = bank_of(llama), RunningBatch(llama), llama.geometry
+    plain, plus = (row_of(llama, 1, slot=slot, max_new_tokens=100) for slot in (0, 2))
+    without = [(plain, bank.prefix(0)), (plus, SlotPrefix(bank.prefix(2).kv))]
+    maps = measured.num_layers * measured.num_kv_heads * measured.head_dim**2 * 4
+    assert batch.bytes_with([(plain, bank.prefix(0)), (plus, bank.prefix(2))]) == batch.bytes_with(without) + 2 * maps
+    writing = join(batch, bank, plus)
+    assert len(batch._continuation._maps._layers) == measured.num_layers
+    batch.leave(writing)
+    assert batch._continuation._maps._layers == []
+
+
 def test_bf16_rows_agree_in_a_batch_and_alone(tmp_path: Path) -> None:
     base = load_base(tiny_base_folder(tmp_path / "base", "llama"), device="cpu", dtype="bfloat16")
     bank = bank_of(base)

@@ -25,6 +25,7 @@ RECIPES = (
     replace(RECIPE, learning_rate=0.01, seed=3, num_virtual_tokens=2, method="prompt-tuning"),
     replace(RECIPE, learning_rate=0.03, seed=4, init="random", weight_decay=0.1, max_grad_norm=0.1),
     replace(RECIPE, learning_rate=0.02, seed=5, key_rate_factor=0.5, warmup_fraction=0.5, max_steps=24),
+    replace(RECIPE, seed=6, method="prefix-tuning-plus", reparameterisation="propagated", token_dropout=0.2),
 )
 
 

@@ -125,7 +125,8 @@ class PrefixBank(nn.Module):
         if not length:
             return None
         outside = None if self.outside is None else self.outside[slot].detach()
-        return SlotPrefix(self.kv[slot, ..., :length, :].detach(), outside)
+        has_outside = outside is not None and bool(outside.any())
+        return SlotPrefix(self.kv[slot, ..., :length, :].detach(), outside if has_outside else None)
 
     def row_lengths(self, slots: Slots) -> tuple[int, ...]:
         """Virtual tokens in front of each row; 0 for a row without a prefix.

@@ -28,6 +28,7 @@ class RunningRow:
         prompt_ids: Of the prompt.
         num_virtual_tokens: Length P of its prefix, in its first columns.
         strength: How much of the prefix is attended to.
+        has_outside: Whether the prefix has tokens outside the softmax.
         pending: Ids that are not computed yet: of the prompt, later the token that was chosen last.
         num_columns: Columns that it has in the cache.
         was_prefilled: Whether its prompt is computed.
@@ -36,6 +37,7 @@ class RunningRow:
     prompt_ids: tuple[int, ...]
     num_virtual_tokens: int
     strength: float
+    has_outside: bool = False
     pending: list[int] = field(default_factory=list)
     num_columns: int = 0
     was_prefilled: bool = False
@@ -68,6 +70,11 @@ class Continuation:
         """Bytes of one token of one row; of an encoder-decoder, of one in its prompt or in its answer."""
         return self._cache.column_bytes
 
+    @property
+    def outside_bytes(self) -> int:
+        """Bytes of what one row may have outside the softmax; taken for all rows once one has any."""
+        return self._maps.row_bytes(self._base.geometry.num_kv_heads, self._base.geometry.head_dim)
+
     @torch.inference_mode()
     def join(self, prompt_ids: Sequence[int], prefix: SlotPrefix | None = None, strength: float = 1.0) -> RunningRow:
         """Takes a row in; the next step begins to read its prompt.
@@ -80,6 +87,7 @@ class Continuation:
         """
         prefix = prefix if strength > 0 else None
         row = RunningRow(tuple(prompt_ids), 0 if prefix is None else prefix.num_virtual_tokens, strength)
+        row.has_outside = prefix is not None and prefix.outside is not None
         row.pending = list(self._base.decoder_start_ids or row.prompt_ids)
         row.num_columns = row.num_virtual_tokens
         place = len(self.rows)

@@ -18,6 +18,10 @@ class RowMaps:
         self._num_layers, self._dtype = num_layers, dtype
         self._layers: list[Tensor] = []
 
+    def row_bytes(self, num_kv_heads: int, head_dim: int) -> int:
+        """Bytes of one row, where any row has something outside."""
+        return self._num_layers * num_kv_heads * head_dim * head_dim * self._dtype.itemsize
+
     def fill(self, row: int, outside: Tensor | None, strength: float) -> None:
         """Takes what a row's prefix has.
 

@@ -79,7 +79,10 @@ class RunningBatch:
         under_way = [(each.row, each.running.num_virtual_tokens) for each in self._writing.values()]
         asked = [(row, 0 if prefix is None else prefix.num_virtual_tokens) for row, prefix in more]
         longest = max((_num_columns(row, length) for row, length in [*under_way, *asked]), default=0)
-        return (len(under_way) + len(asked)) * longest * self._continuation.column_bytes
+        joining = any(prefix is not None and prefix.outside is not None for _, prefix in more)
+        has_outside = joining or any(each.running.has_outside for each in self._writing.values())
+        row_bytes = longest * self._continuation.column_bytes + has_outside * self._continuation.outside_bytes
+        return (len(under_way) + len(asked)) * row_bytes
 
     def join(self, row: GenerationRow, prefix: SlotPrefix | None = None) -> WritingRow:
         """Takes a row in; the next step begins to read its prompt.
