@@ -15,7 +15,7 @@ from storage.schema.prefix import Prefix
 from storage.settings import Settings
 from tests.tiny import tiny_base_folder
 from worker.engine.families import Geometry, geometry
-from worker.engine.prefix_file import PrefixArray, write_prefix_file
+from worker.engine.prefix_file import COLUMNS_PER_TOKEN, PrefixArray, write_prefix_file
 from worker.engine.recipe import Method
 
 TEMPLATE = "name: {name}, kind: {kind of food}. {{note}} "
@@ -46,7 +46,8 @@ def tiny_context(
 
 def random_array(measured: Geometry, method: Method = "prefix-tuning", seed: int = 0) -> PrefixArray:
     """Numbers about as large as real keys and values, or input vectors."""
-    shape: tuple[int, ...] = (measured.num_attentions, 2, measured.num_kv_heads, NUM_VIRTUAL_TOKENS, measured.head_dim)
+    columns = NUM_VIRTUAL_TOKENS * COLUMNS_PER_TOKEN[method]
+    shape: tuple[int, ...] = (measured.num_attentions, 2, measured.num_kv_heads, columns, measured.head_dim)
     if method == "prompt-tuning":
         shape = (NUM_VIRTUAL_TOKENS, measured.hidden_size)
     values = np.random.default_rng(seed).normal(scale=0.5, size=shape).astype(np.float32)

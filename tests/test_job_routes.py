@@ -104,6 +104,7 @@ def test_waiting_jobs_know_how_many_are_before_them(client: TestClient, dataset:
         ({"recipe": {"num_virtual_tokens": CONTEXT_LENGTH}}, 422, f"Give at most {CONTEXT_LENGTH // 2}."),
         ({"recipe": {"precision": "int2"}}, 422, "precision is 'int2'; expected one of auto, float32"),
         ({"base_model": "tiny-t5", "method": "prompt-tuning"}, 422, "this base has an encoder. Choose prefix tuning"),
+        ({"base_model": "tiny-t5", "method": "prefix-tuning-plus"}, 422, "Prefix tuning+ works with models that only"),
         ({"surprise": 1}, 422, "'surprise' in the body is not known"),
     ],
 )
@@ -167,6 +168,18 @@ def test_summary_says_what_will_happen_and_starts_nothing(client: TestClient, da
     assert f"{told['num_parameters']:,} numbers (" in told["sentence"]
     assert "about" in told["sentence"]
     assert client.get("/api/v1/jobs").json() == []
+
+
+def test_summary_of_a_prefix_that_peft_cannot_load_says_so(client: TestClient, dataset: str) -> None:
+    body = {"dataset_id": dataset, "base_model": "tiny", "recipe": {"num_virtual_tokens": 16}}
+    plain, plus = (
+        client.post("/api/v1/jobs/summary", json={**body, "method": method}).json()
+        for method in ("prefix-tuning", "prefix-tuning-plus")
+    )
+    assert plus["num_parameters"] == 2 * plain["num_parameters"]
+    assert "16 virtual tokens and as many again outside attention's softmax, which is" in plus["sentence"]
+    assert plus["sentence"].endswith("Only Prefix Studio can load it, not PEFT.")
+    assert "PEFT" not in plain["sentence"]
 
 
 def test_waiting_job_is_discarded_at_once_and_can_be_tried_again(client: TestClient, dataset: str) -> None:
