@@ -69,7 +69,7 @@ class Updater:
         longest = max(len(row) for share in shares for row in share.rows)
         num_workers = self._num_workers(longest) if len(shares) > 1 else 1
         prefixes = PassPrefixes(self.base, shares, self._workers(num_workers) if num_workers > 1 else None)
-        # The bank is a leaf, so that what makes a prefix of the trained tensors is computed once for all micro-batches.
+        # Without the graph, so that what makes a prefix of the trained tensors goes back once for all micro-batches.
         bank = PrefixBank.stack([prefix.apart() for prefix in prefixes.prefixes])
         losses, gradients = self._pass_with_retries(bank, shares)
         prefixes.leave(*gradients)
