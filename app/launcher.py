@@ -25,7 +25,9 @@ MODULES = {"web": "app.web", "dispatcher": "worker.dispatcher", "inference": "wo
 """The module that each role runs as; started by name, so that the launcher imports none of them."""
 
 PROJECT = Path(__file__).resolve().parents[1]
-PAGE_TIMEOUT_S = 60.0
+PAGE_TIMEOUT_S = 180.0
+"""How long the page may take to come up: a minute is too little where others have all cores; a death shows at once."""
+
 STOP_TIMEOUT_S = 20.0
 POLL_S = 0.1
 MAX_BACK_OFF_S = 30.0

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 PROJECT = Path(__file__).parents[1]
-START_TIMEOUT_S = 90.0
+START_TIMEOUT_S = 200.0
 STOP_TIMEOUT_S = 30.0
 
 
