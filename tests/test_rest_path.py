@@ -1,5 +1,6 @@
 """The whole way through REST, with real processes: upload, train, follow, answer, compare, download, stop, end."""
 
+import csv
 import io
 import json
 import os
@@ -16,9 +17,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from safetensors.numpy import load, save
 
 from storage.database import open_database
 from storage.jobs import get_job
+from storage.prefixes import list_prefixes
 from storage.settings import read_settings
 from tests.tiny import tiny_base_folder
 
@@ -190,6 +193,95 @@ def test_download_is_a_zip_with_the_peft_folder_and_a_card(studio: Studio, train
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         names = {Path(name).name for name in archive.namelist()}
     assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= names
+
+
+@pytest.fixture(scope="module")
+def plus(studio: Studio, trained: dict[str, Any]) -> dict[str, Any]:
+    """The prefix of a job that also trains what stands outside attention's softmax."""
+    job_id = studio.submit(trained["dataset"]["id"], "Plus", method="prefix-tuning-plus")
+    studio.follow(job_id)
+    job = studio.http.get(f"/api/v1/jobs/{job_id}").json()
+    assert (job["status"], job["method"], job["error"]) == ("succeeded", "prefix-tuning-plus", None)
+    assert job["metrics"]["base_unchanged"] is True
+    assert job["metrics"]["validation_loss"] < job["metrics"]["base_loss"]
+    return dict(studio.http.get(f"/api/v1/prefixes/{job['prefix_id']}").json())
+
+
+def first_token(studio: Studio, model: str, **more: Any) -> dict[str, float]:
+    """The likeliest first tokens of an answer, with their log-probabilities."""
+    body = {"model": model, "prompt": "food: food 3", "max_tokens": 1, "temperature": 0, "logprobs": 5, **more}
+    answer = studio.http.post("/v1/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json()["choices"][0]["logprobs"]["top_logprobs"][0])
+
+
+def without_what_stands_outside(content: bytes) -> bytes:
+    """The same zip with zeros in the second half of its table."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(changed, "w") as copy:
+        for name in archive.namelist():
+            data = archive.read(name)
+            if name == "prefix.safetensors":
+                table = load(data)["prompt_embeddings"].copy()
+                table[len(table) // 2 :] = 0
+                data = save({"prompt_embeddings": table})
+            copy.writestr(name, data)
+    return changed.getvalue()
+
+
+def test_prefix_outside_the_softmax_answers_and_at_no_strength_is_the_base(
+    studio: Studio, trained: dict[str, Any], plus: dict[str, Any]
+) -> None:
+    plain = studio.http.get(f"/api/v1/prefixes/{trained['job']['prefix_id']}").json()
+    assert (plus["method"], plus["num_virtual_tokens"]) == ("prefix-tuning-plus", 8)
+    assert plus["num_parameters"] == 2 * plain["num_parameters"]
+    assert first_token(studio, "Plus", strength=0) == first_token(studio, "tiny")
+    content = studio.http.get(f"/api/v1/prefixes/{plus['id']}/download").content
+    half = without_what_stands_outside(content)
+    imported = studio.http.post("/api/v1/prefixes", files={"file": ("half.zip", half)}).json()
+    told = [first_token(studio, model) for model in ("tiny", "Plus", "Plus@5", imported["name"])]
+    assert len({tuple(each.values()) for each in told}) == 4
+    models = ["tiny", "Plus", {"model": "Plus", "strength": 0}]
+    body = {"prompt": "food: food 3", "models": models, "max_tokens": 8, "temperature": 0}
+    texts = [column["text"] for column in studio.http.post("/v1/compare", json=body).json()]
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_prefix_outside_the_softmax_answers_a_table(studio: Studio, plus: dict[str, Any]) -> None:
+    files = {"file": ("foods.csv", b"id,food\n1,food 1\n2,food 2\n")}
+    answer = studio.http.post(f"/api/v1/prefixes/{plus['id']}/answers", files=files)
+    assert answer.status_code == 201, answer.text
+    studio.follow(answer.json()["id"])
+    path = f"/api/v1/prefixes/{plus['id']}/answers/{answer.json()['id']}"
+    rows = list(csv.DictReader(io.StringIO(studio.http.get(f"{path}/download").text)))
+    assert [list(row) for row in rows] == [["id", "food", "answer"]] * 2
+    body = {"prompt": "food: food 2", "max_tokens": 64, "temperature": 0}
+    texts = [studio.http.post("/v1/completions", json={**body, "model": name}).json() for name in ("Plus", "tiny")]
+    prefixed, alone = (each["choices"][0]["text"] for each in texts)
+    assert rows[1]["answer"].strip() in prefixed
+    assert rows[1]["answer"].strip() not in alone
+
+
+def test_prefix_outside_the_softmax_goes_out_and_comes_back(studio: Studio, plus: dict[str, Any]) -> None:
+    path = f"/api/v1/prefixes/{plus['id']}"
+    studio.http.patch(path, json={"name": "Plus, renamed"})
+    content = studio.http.get(f"{path}/download").content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert sorted(archive.namelist()) == ["README.md", "prefix-studio.json", "prefix.safetensors"]
+    kept = stored_hashes(studio)
+    assert studio.http.delete(path).status_code == 204
+    imported = studio.http.post("/api/v1/prefixes", files={"file": ("prefix.zip", content)}).json()
+    assert (imported["name"], imported["method"]) == ("Plus, renamed", "prefix-tuning-plus")
+    assert stored_hashes(studio)[imported["id"]] == kept[plus["id"]]
+
+
+def stored_hashes(studio: Studio) -> dict[str, str]:
+    """The file of each prefix, by its SHA-256."""
+    database = open_database(read_settings({"PREFIX_STUDIO_HOME": str(studio.home)}))
+    with database.read() as session:
+        hashes = {prefix.id: prefix.artifact_hash for prefix in list_prefixes(session)}
+    database.close()
+    return hashes
 
 
 def test_running_job_stops_with_and_without_its_prefix(studio: Studio, trained: dict[str, Any]) -> None:
