@@ -15,7 +15,7 @@ from storage.errors import InvalidInputError
 METHODS = [
     ("Prefix tuning: vectors in every layer", "prefix-tuning"),
     ("Prompt tuning: at the input only", "prompt-tuning"),
-    ("Prefix tuning+: also outside attention's softmax; stronger, but only this app can load it", "prefix-tuning-plus"),
+    ("Prefix tuning+: also outside attention's softmax; often stronger, but only this app can load it", "prefix-tuning-plus"),
 ]
 STARTS = [("From the instruction and the first examples", "text"), ("From random numbers", "random")]
 PRECISIONS = [
