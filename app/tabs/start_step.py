@@ -7,6 +7,7 @@ import gradio as gr
 from app.context import AppContext
 from app.services import jobs
 from app.services.compare_runs import KINDS
+from app.services.methods import PLUS
 from app.tabs.lengths_panel import LengthsPanel
 from app.ui import markup
 from app.ui.pieces import LATEST, guarded, html_piece, in_turn, sentence
@@ -15,7 +16,7 @@ from storage.errors import InvalidInputError
 METHODS = [
     ("Prefix tuning: vectors in every layer", "prefix-tuning"),
     ("Prompt tuning: at the input only", "prompt-tuning"),
-    ("Prefix tuning+: also outside attention's softmax; often stronger, but only this app can load it", "prefix-tuning-plus"),
+    ("Prefix tuning+: also outside attention's softmax; often stronger, but only this app can load it", PLUS),
 ]
 STARTS = [("From the instruction and the first examples", "text"), ("From random numbers", "random")]
 PRECISIONS = [
