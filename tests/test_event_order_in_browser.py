@@ -41,6 +41,7 @@ CLIENT = """() => {
     const answer = await fetch(new Request("http://studio/queue/data", { signal: ends.signal }));
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let read = await reader.read(); !read.done; read = await reader.read()) {
+      await new Promise((resolve) => setTimeout(resolve, 100));  // a browser that is busy
       for (const block of read.value.split("\\n\\n").filter(Boolean)) {
         const { msg, event_id } = JSON.parse(block.slice(5));
         heard.push(msg === "close_stream" ? "close" : `answer to ${event_id}`);
@@ -90,7 +91,7 @@ def receive(page: Page, number: int) -> None:
 def hears(page: Page, *words: str) -> None:
     """Waits until the client has heard something after the receipt of `a`, and makes sure that it is this."""
     page.wait_for_function(f"heard.length >= {1 + len(words)}", timeout=10_000)
-    page.wait_for_timeout(50)
+    page.wait_for_timeout(250)
     assert page.evaluate("heard") == ["receipt of a", *words]
 
 
