@@ -88,7 +88,7 @@ def choose_base(page: Page, name: str) -> None:
     page.click("#train-continue-base")
 
 
-def train(page: Page, steps: int) -> None:
+def train(page: Page, steps: int, *, is_plus: bool = False) -> None:
     expect(page.locator("#train-summary")).to_contain_text("virtual tokens")
     screenshot(page, "3-start")
     page.get_by_text("Advanced: everything here").click()
@@ -96,6 +96,9 @@ def train(page: Page, steps: int) -> None:
     page.locator("#train-num_virtual_tokens input").fill("16")
     page.locator("#train-num_virtual_tokens input").press("Tab")
     expect(page.locator("#train-summary")).to_contain_text("16 virtual tokens")
+    if is_plus:
+        page.get_by_label("Prefix tuning+").check()
+        expect(page.locator("#train-summary")).to_contain_text("Only Prefix Studio can load it, not PEFT")
     name = page.locator("#train-name input").input_value()
     page.click("#train-start")
     # The tab may still show the job before, which is done.
@@ -165,10 +168,11 @@ def start_of_curve(page: Page) -> tuple[str, str]:
 def test_closing_the_tab_in_mid_training_loses_nothing(
     browser: Browser, page: Page, studio: Studio, made_table: Path
 ) -> None:
+    """Of a prefix that only this app can load, as its download says."""
     bring(page, made_table)
     expect(page.locator("#train-notice")).to_contain_text("60 rows")
     choose_base(page, "tiny-llama")
-    train(page, 20_000)
+    train(page, 20_000, is_plus=True)
     expect(page.locator("#job-state")).to_contain_text("Step", timeout=120_000)
     expect(page.locator("#job-curve polyline.ps-line-train")).to_be_visible()
     seen, seen_step = start_of_curve(page), studio.api("GET", "/jobs")[0]["step"]
@@ -187,6 +191,9 @@ def test_closing_the_tab_in_mid_training_loses_nothing(
     again.click("#job-stop")
     again.click("#job-keep")
     expect(again.locator("#job-state")).to_contain_text("Done", timeout=60_000)
+    again.get_by_role("tab", name="Prefixes").click()
+    expect(again.locator("#prefix-detail")).to_contain_text("PEFT and other programs cannot load it")
+    expect(again.locator("#prefix-load")).to_contain_text("from openai import OpenAI")
     again.close()
 
 
