@@ -41,13 +41,15 @@ def entry(told: dict[str, Any], name: str) -> dict[str, Any]:
 def test_comparison_tells_curves_settings_and_results_in_the_order_asked(
     client: TestClient, database: Database
 ) -> None:
-    short, long = run_job(database, "short", 2.0), run_job(database, "long", 1.5, num_virtual_tokens=32)
+    other = {"num_virtual_tokens": 32, "method": "prefix-tuning-plus"}
+    short, long = run_job(database, "short", 2.0), run_job(database, "long", 1.5, **other)
     told = compare(client, long, short)
     assert [run["name"] for run in told["runs"]] == ["long", "short"]
     assert told["runs"][0]["curve"]["steps"] == list(range(1, 11))
     assert [point["step"] for point in told["runs"][1]["curve"]["validation"]] == [0, 5, 10]
     length = entry(told, "num_virtual_tokens")
     assert (length["values"], length["differs"]) == (["32", "8"], True)
+    assert entry(told, "method")["values"] == ["Prefix tuning+", "Prefix tuning"]
     assert not entry(told, "base_model")["differs"]
     # What was left to the automatic recipe is told as it came out.
     assert entry(told, "learning_rate")["values"] == ["0.08 (automatic)"] * 2

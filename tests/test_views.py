@@ -79,6 +79,10 @@ def test_job_details_count_the_rows_that_were_too_long() -> None:
     assert "Left out" not in job_view.details(a_job(metrics={"left_out_rows": 0}))
 
 
+def test_details_name_the_method_as_the_page_does() -> None:
+    assert "Prefix tuning+" in job_view.details(a_job(method="prefix-tuning-plus"))
+
+
 def test_job_curve_draws_both_baselines() -> None:
     told = {"steps": [1, 2], "train_loss": [3.0, 2.0], "validation": [{"step": 0, "loss": 3.0}], "best_step": 0}
     shown = job_view.curve(a_job(max_steps=2), told | {"baselines": {"base": 3.1, "instruction": 2.9}})
