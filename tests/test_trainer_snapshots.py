@@ -79,11 +79,11 @@ def test_published_prefix_is_its_own_snapshot_and_the_others_are_rounded(role: R
     assert all(role.store.size(each.artifact_hash) == each.size_bytes for each in by_step.values())
 
 
-@pytest.mark.parametrize("recipe", [{}, {"learning_rate": None}])
+@pytest.mark.parametrize("recipe", [{}, {"learning_rate": None}, {"method": "prefix-tuning-plus"}])
 def test_resumed_training_has_the_snapshots_of_an_uninterrupted_one(
     role: Role, recipe: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without several learning rates that are compared."""
+    """With and without several learning rates that are compared, and with what stands outside the softmax."""
     wish = {"max_steps": 60, "eval_every": 20, **recipe}
     straight = role.submit(**wish)
     role.run()
