@@ -31,15 +31,15 @@ def micro_batches(rows: Sequence[SlotRow], max_rows: int, max_tokens: int, multi
         rows: Of all prefixes.
         max_rows: Rows of a part at most.
         max_tokens: Tokens of a part with padding at most, unless one row is longer.
-        multiple: Where there are several parts, so many are computed side by side: their number is raised to a
-            multiple of this, and they get about equally many tokens.
+        multiple: So many parts are computed side by side: their number is raised to a multiple of this where there are
+            rows enough, and they get about equally many tokens.
 
     Returns:
         Every row once; the rows of a part are ordered by prefix.
     """
     by_length = sorted(rows, key=lambda row: len(row.example))
     parts = _cut(by_length, max_rows, max_tokens)
-    if len(parts) > 1 and multiple > 1:
+    if multiple > 1:
         wanted = -(-len(parts) // multiple) * multiple
         low, high = 1, max_tokens
         while low < high:
