@@ -17,7 +17,7 @@ from app.services.xlsx_rows import unfit, xlsx_chunks
 from storage.answerings import get_answering, publish_answers
 from storage.errors import InvalidInputError, NotFoundError
 from storage.prefixes import delete_prefix
-from tests.prefixes import add_prefix, tiny_context
+from tests.prefixes import RENDERING, add_prefix, tiny_context
 from tests.rest import rest_client
 from tests.stored import claim
 
@@ -93,6 +93,18 @@ def test_columns_are_found_by_other_spellings_and_told_by_mapping(client, prefix
         send(client, prefix, OTHER, mapping={"kind of food": "meal"})
     )
     assert "which the prompt does not use" in refusal(send(client, prefix, OTHER, mapping={"meal": "food"}))
+
+
+@pytest.mark.parametrize("text", ["text\nBlue Spice\nVaults\n", 'text\n"Vaults, the"\nBlue\n'])
+def test_table_of_one_column_fills_a_prompt_of_one(client, context, tmp_path, text) -> None:
+    prefix = add_prefix(context, tmp_path, "Short", rendering={**RENDERING, "template": "Say: {review}"})
+    answer = send(client, prefix, text)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["max_steps"] == 2
+    assert answer.json()["answers"]["mapping"] == {"review": "text"}
+    unquoted = refusal(send(client, prefix, "text\nVaults, the\n"))
+    assert "has 2 fields; expected 1" in unquoted
+    assert "must stand in double quotes" in unquoted
 
 
 def test_lone_column_is_meant() -> None:

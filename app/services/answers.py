@@ -227,7 +227,7 @@ def _parsed(
         files,
         context.store,
         folder=folder,
-        limits=Limits(max_file_bytes=context.settings.max_upload_bytes),
+        limits=Limits(max_file_bytes=context.settings.max_upload_bytes, min_columns=1),
         options=ReadOptions.from_dict(dict(wishes.get("options") or {})),
         accept=accept,
         processes=context.readers,

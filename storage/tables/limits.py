@@ -1,4 +1,4 @@
-"""How much a file may hold, so that no file can take the machine down."""
+"""How much a file may hold, so that no file can take the machine down, and how much it has to."""
 
 import codecs
 from dataclasses import asdict, dataclass, fields
@@ -27,6 +27,7 @@ class Limits:
         max_unpacked_bytes: Bytes of text that may come out of them.
         max_row_characters: Characters of one row, and so of one cell.
         max_columns: Columns of the table.
+        min_columns: The same at least: two to learn from, one for the prompt and one for the answer.
         max_depth: Levels of records within records.
         max_object_bytes: Bytes of a JSON file that is one single object, which has to be read as a whole.
         memory_bytes: Memory of the process that reads.
@@ -37,6 +38,7 @@ class Limits:
     max_unpacked_bytes: int = 4_000_000_000
     max_row_characters: int = 8_000_000
     max_columns: int = 500
+    min_columns: int = 2
     max_depth: int = 16
     max_object_bytes: int = 64_000_000
     memory_bytes: int = 1 << 30

@@ -68,12 +68,12 @@ def check_columns(names: Sequence[str], source: SourceFile) -> None:
 
 
 def check_width(names: Sequence[str], source: SourceFile) -> None:
-    """Refuses a table without a column for the prompt and one for the answer.
+    """Refuses a table with fewer columns than are needed (see `Limits.min_columns`).
 
     Raises:
         InvalidInputError: Saying what it has.
     """
-    if len(names) < 2:
+    if len(names) < source.limits.min_columns:
         raise InvalidInputError(
             f"{source.name} has only one column, {quoted(names[0][:60])}; expected at least two, one for the prompt "
             "and one for the answer. Where the columns are cut apart by something unusual, choose the separator."

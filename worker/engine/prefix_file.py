@@ -1,8 +1,8 @@
-"""A prefix on disk, as PEFT writes and reads it; knows no torch, and trusts nothing that it reads.
+"""A prefix on disk, as PEFT writes and reads it where it can; knows no torch, and trusts nothing that it reads.
 
 The folder holds `adapter_config.json` and `adapter_model.safetensors` with one tensor, `prompt_embeddings`:
 `[P, L * 2 * H_kv * D]` for prefix tuning (keys after rotary embedding at positions 0 to P-1), `[P, hidden]` for prompt
-tuning. Source: peft 0.21 `PrefixEncoder` and `get_peft_model_state_dict`.
+tuning. That of prefix tuning+, which PEFT does not know, has P rows more for what stands outside the softmax. Source: peft 0.21 `PrefixEncoder` and `get_peft_model_state_dict`.
 """
 
 import json
@@ -22,8 +22,6 @@ from worker.engine.whole_file import write_whole
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
-ENCODER_TENSORS_NAME = "prefix.safetensors"
-"""What the file of a prefix of an encoder-decoder is called in a download: another name, as PEFT cannot load it."""
 
 TENSOR = "prompt_embeddings"
 PEFT_TYPES: dict[Method, str] = {"prefix-tuning": "PREFIX_TUNING", "prompt-tuning": "PROMPT_TUNING"}
