@@ -40,7 +40,7 @@ OURS = "ours"
 OURS_PLUS = "ours_plus"
 OUR_METHODS: dict[str, OurMethod] = {
     OURS: OurMethod("ours, automatic recipe", _automatic),
-    OURS_PLUS: OurMethod("ours, prefix tuning+ (no PEFT file)", _plus),
+    OURS_PLUS: OurMethod("ours, prefix tuning+ (own format)", _plus),
 }
 """The first is judged; a method outside PEFT's format has a line of its own."""
 

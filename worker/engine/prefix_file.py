@@ -2,7 +2,8 @@
 
 The folder holds `adapter_config.json` and `adapter_model.safetensors` with one tensor, `prompt_embeddings`:
 `[P, L * 2 * H_kv * D]` for prefix tuning (keys after rotary embedding at positions 0 to P-1), `[P, hidden]` for prompt
-tuning. That of prefix tuning+, which PEFT does not know, has P rows more for what stands outside the softmax. Source: peft 0.21 `PrefixEncoder` and `get_peft_model_state_dict`.
+tuning. That of prefix tuning+, which PEFT does not know, has P rows more for what stands outside the softmax.
+Source: peft 0.21 `PrefixEncoder` and `get_peft_model_state_dict`.
 """
 
 import json
@@ -27,7 +28,6 @@ TENSOR = "prompt_embeddings"
 PEFT_TYPES: dict[Method, str] = {"prefix-tuning": "PREFIX_TUNING", "prompt-tuning": "PROMPT_TUNING"}
 COLUMNS_PER_TOKEN: dict[Method, int] = {"prefix-tuning": 1, "prompt-tuning": 1, "prefix-tuning-plus": 2}
 """Rows of the table for each virtual token."""
-
 
 MAX_CONFIG_BYTES = 100_000
 MAX_HEADER_BYTES = 1_000_000
