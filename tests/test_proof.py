@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from tests.tiny import tiny_base_folder
-from worker.engine.bank import NO_PREFIX
+from worker.engine.bank import NO_PREFIX, SlotPrefix
 from worker.engine.base import LoadedBase, load_base
 from worker.engine.generate import GenerationRow
 from worker.engine.running_batch import RunningBatch
@@ -33,17 +33,20 @@ def prefix(base: LoadedBase) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def first_logits(base: LoadedBase, *rows: tuple[GenerationRow, Tensor | None]) -> list[Tensor]:
-    """What a batch of these rows computes for their first tokens."""
+def first_logits(base: LoadedBase, *rows: tuple[GenerationRow, Tensor | None], outside: bool = False) -> list[Tensor]:
+    """What a batch of these rows computes for their first tokens; prefixes may stand outside the softmax too."""
     batch = RunningBatch(base)
-    writing = [batch.join(*each) for each in rows]
+    writing = [
+        batch.join(each, None if kv is None else SlotPrefix(kv, 0.5 * kv if outside else None)) for each, kv in rows
+    ]
     batch.step()
     return [each.first_logits for each in writing if each.first_logits is not None]
 
 
-def test_row_of_the_base_is_verified_beside_one_with_a_prefix(base: LoadedBase) -> None:
+@pytest.mark.parametrize("outside", [False, True])
+def test_row_of_the_base_is_verified_beside_one_with_a_prefix(base: LoadedBase, outside: bool) -> None:
     rows = [row(), row(slot=0)]
-    logits = first_logits(base, (rows[0], None), (rows[1], prefix(base)))
+    logits = first_logits(base, (rows[0], None), (rows[1], prefix(base)), outside=outside)
     proof = prove(base, rows, logits)
     assert proof is not None
     assert proof.base_verified
