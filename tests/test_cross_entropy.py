@@ -69,6 +69,18 @@ def test_chunks_give_the_losses_and_gradients_of_one_piece(
     torch.testing.assert_close(hidden.grad, gradient)
 
 
+def test_losses_of_labels_that_seem_impossible_keep_their_digits() -> None:
+    head = make_head()
+    hidden, labels, weights = make_inputs()
+    hidden = (200 * hidden.detach()).requires_grad_()
+    wanted, of_hidden = through_all_logits(hidden, head, labels, weights)
+    assert wanted.max() > 110  # its probability is zero in fp32
+    nll = linear_cross_entropy(hidden, head, labels)
+    (nll * weights).sum().backward()
+    torch.testing.assert_close(nll, wanted, atol=1e-4, rtol=1e-6)
+    torch.testing.assert_close(hidden.grad, of_hidden, atol=1e-5, rtol=1e-4)
+
+
 def test_gradients_in_bfloat16_are_near_those_in_fp32() -> None:
     head, (hidden, labels, weights) = make_head(torch.bfloat16), make_inputs(torch.bfloat16)
     (linear_cross_entropy(hidden, head, labels) * weights).sum().backward()

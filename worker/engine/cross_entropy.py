@@ -9,6 +9,9 @@ from torch.autograd.function import once_differentiable
 CHUNK_NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 27}
 """Logits of a chunk by kind of device: 64 MB in fp32 on a CPU, where larger products are no faster; 512 MB on CUDA."""
 
+SMALLEST_SHARE = 1e-30
+"""Below about 1e-38 numbers in fp32 lose their digits, and then are zero, whose logarithm is none."""
+
 
 def is_linear(head: nn.Module) -> bool:
     """Whether an output layer is a plain product with frozen weights in a floating format."""
@@ -50,13 +53,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         size = chunk_rows(len(weight), hidden.device)
         for start in range(0, len(labels), size):
             chunk = slice(start, start + size)
-            logits = nn.functional.linear(hidden[chunk], weight, bias).float()
+            logits = nn.functional.linear(hidden[chunk], weight, bias)
             of_label = labels[chunk, None]
-            nll[chunk] = _nll_leaving_probabilities(logits, of_label)
+            # One kernel that keeps a row in the cache, where each step of its own would read all rows again.
+            shares = torch.softmax(logits, dim=-1, dtype=torch.float32)
+            nll[chunk] = _nll(logits, shares.gather(1, of_label).squeeze(1), of_label)
             if of_hidden is not None:
                 # The gradient of a row's loss for its logits: probabilities, less one at the label.
-                logits.scatter_add_(1, of_label, torch.full_like(of_label, -1, dtype=logits.dtype))
-                of_hidden[chunk] = logits.to(weight.dtype) @ weight
+                shares.scatter_add_(1, of_label, torch.full_like(of_label, -1, dtype=shares.dtype))
+                of_hidden[chunk] = shares.to(weight.dtype) @ weight
         ctx.save_for_backward(of_hidden)
         return nll
 
@@ -67,10 +72,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return of_hidden * gradient[:, None].to(of_hidden.dtype), None, None, None
 
 
-def _nll_leaving_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
-    """`[N]` losses; `logits` `[N, V]` hold the probabilities afterwards, so that nothing of their size is added."""
-    highest = logits.amax(dim=-1, keepdim=True)
-    of_label = logits.gather(1, labels)
-    total = logits.sub_(highest).exp_().sum(dim=-1, keepdim=True)
-    logits.div_(total)
-    return (total.log() + highest - of_label).squeeze(1)
+def _nll(logits: Tensor, share: Tensor, labels: Tensor) -> Tensor:
+    """`[N]` losses of labels `[N, 1]` whose probabilities are `[N]`; one too small for its digits is computed anew."""
+    nll = -share.log()
+    rare = share < SMALLEST_SHARE
+    if rare.any():
+        whole = logits[rare].float()
+        nll[rare] = whole.logsumexp(dim=-1) - whole.gather(1, labels[rare]).squeeze(1)
+    return nll
