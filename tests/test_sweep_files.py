@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -284,6 +285,21 @@ def sweeping(database: Database, store: ArtifactStore, monkeypatch: pytest.Monke
         thread.join()
 
 
+def seen_unnamed_once(monkeypatch: pytest.MonkeyPatch, taken: list[int]) -> None:
+    """Lets the first file that is written wait for the sweeper before it gets its row; chance alone may never do so."""
+    put, is_first = ArtifactStore.put_bytes, iter([True])
+
+    def put_and_wait(self: ArtifactStore, data: bytes) -> str:
+        artifact_hash = put(self, data)
+        if next(is_first, False):
+            before, until = len(taken), time.monotonic() + 30
+            while len(taken) < before + 2 and time.monotonic() < until:  # the first of them may have begun before
+                time.sleep(0.001)
+        return artifact_hash
+
+    monkeypatch.setattr(ArtifactStore, "put_bytes", put_and_wait)
+
+
 def test_sweep_beside_publishing_threads_takes_nothing_that_is_named(
     database: Database, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +315,7 @@ def test_sweep_beside_publishing_threads_takes_nothing_that_is_named(
 
     threads = [threading.Thread(target=publish_on, args=[lease]) for lease in leases]
     with sweeping(database, store, monkeypatch) as taken:
+        seen_unnamed_once(monkeypatch, taken)
         for thread in threads:
             thread.start()
         for thread in threads:
