@@ -14,8 +14,8 @@ from storage.prefixes import create_prefix
 from storage.schema.prefix import Prefix
 from storage.settings import Settings
 from tests.tiny import tiny_base_folder
-from worker.engine.families import Geometry, geometry
-from worker.engine.prefix_file import COLUMNS_PER_TOKEN, PrefixArray, write_prefix_file
+from worker.engine.families import COLUMNS_PER_TOKEN, Geometry, geometry
+from worker.engine.prefix_file import PrefixArray, write_prefix_file
 from worker.engine.recipe import Method
 
 TEMPLATE = "name: {name}, kind: {kind of food}. {{note}} "

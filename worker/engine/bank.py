@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worker.engine.families import COLUMNS_PER_TOKEN
 from worker.engine.recipe import Method
 
 NO_PREFIX = -1
@@ -44,10 +45,7 @@ class SlotPrefix:
     @classmethod
     def of(cls, method: Method, kv: Tensor) -> "SlotPrefix":
         """Of the keys and values `[L, 2, H_kv, columns, D]` of a method; with plus the latter half stands outside."""
-        if method != "prefix-tuning-plus":
-            return cls(kv)
-        inside, outside = kv.chunk(2, dim=3)
-        return cls(inside, outside)
+        return cls(*kv.chunk(COLUMNS_PER_TOKEN[method], dim=3))
 
 
 class PrefixBank(nn.Module):

@@ -87,6 +87,10 @@ MAX_START_TOKENS = 2
 """Tokens in front of an encoder-decoder's answer."""
 
 
+COLUMNS_PER_TOKEN = {"prefix-tuning": 1, "prompt-tuning": 1, "prefix-tuning-plus": 2}
+"""Keys, values or input vectors that a prefix holds for each virtual token; with plus one more outside the softmax."""
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The measurements of a base model that a prefix depends on.
@@ -141,8 +145,9 @@ class Geometry:
         """
         if method == "prompt-tuning":
             return num_virtual_tokens * self.hidden_size
-        num_columns = num_virtual_tokens * (2 if method == "prefix-tuning-plus" else 1)
-        return num_columns * self.num_attentions * 2 * self.num_kv_heads * self.head_dim
+        return (
+            COLUMNS_PER_TOKEN[method] * num_virtual_tokens * self.num_attentions * 2 * self.num_kv_heads * self.head_dim
+        )
 
 
 def check_family(config: Mapping[str, Any]) -> None:

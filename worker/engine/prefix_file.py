@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from worker.engine.errors import InvalidPrefixFileError
-from worker.engine.families import Geometry
+from worker.engine.families import COLUMNS_PER_TOKEN, Geometry
 from worker.engine.recipe import Method
 from worker.engine.whole_file import write_whole
 
@@ -26,8 +26,6 @@ TENSORS_NAME = "adapter_model.safetensors"
 
 TENSOR = "prompt_embeddings"
 PEFT_TYPES: dict[Method, str] = {"prefix-tuning": "PREFIX_TUNING", "prompt-tuning": "PROMPT_TUNING"}
-COLUMNS_PER_TOKEN: dict[Method, int] = {"prefix-tuning": 1, "prompt-tuning": 1, "prefix-tuning-plus": 2}
-"""Rows of the table for each virtual token."""
 
 MAX_CONFIG_BYTES = 100_000
 MAX_HEADER_BYTES = 1_000_000

@@ -45,8 +45,7 @@ def bank_of(base: LoadedBase, method: Method, numbers: Tensor) -> PrefixBank:
         method: What the numbers are.
         numbers: `[S, L, 2, H_kv, P, D]` for prefix tuning, with plus 2 P columns, `[S, P, hidden]` for prompt tuning.
     """
-    kv = kv_of_vectors(base, numbers) if method == "prompt-tuning" else numbers
-    return PrefixBank.stack([SlotPrefix.of(method, slot) for slot in kv])
+    return PrefixBank.stack([SlotPrefix.of(method, slot) for slot in _kv(base, method, numbers)])
 
 
 @torch.no_grad()
@@ -64,5 +63,8 @@ def load_bank(base: LoadedBase, prefixes: Sequence[PrefixArray]) -> PrefixBank:
 def load_prefix(base: LoadedBase, prefix: PrefixArray) -> SlotPrefix:
     """A stored prefix for use, in the base's number format."""
     numbers = torch.from_numpy(prefix.values).to(base.device).unsqueeze(0)
-    kv = kv_of_vectors(base, numbers) if prefix.method == "prompt-tuning" else numbers
-    return SlotPrefix.of(prefix.method, kv[0].to(base.dtype))
+    return SlotPrefix.of(prefix.method, _kv(base, prefix.method, numbers)[0].to(base.dtype))
+
+
+def _kv(base: LoadedBase, method: Method, numbers: Tensor) -> Tensor:
+    return kv_of_vectors(base, numbers) if method == "prompt-tuning" else numbers
